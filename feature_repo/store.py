@@ -1,0 +1,55 @@
+"""Opening the feature store on the server that this process uses."""
+
+import os
+import string
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import yaml
+
+from feature_repo.database import PostgresSettings, connect_settings
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+REGISTRY_SCHEMA = "feast_registry"
+REPO_PATH = Path(__file__).parent
+
+
+def open_store(settings: PostgresSettings | None = None) -> "FeatureStore":
+    """The feature store of ``feature_store.yaml``, its ``${…}`` filled in for ``settings`` (default: this process's).
+
+    The registry lives in a schema of its own, which is created if need be.
+    """
+    # Feast's anonymous usage reports are off: a retailer's network is no place for them.
+    os.environ.setdefault("FEAST_USAGE", "False")
+    from feast import FeatureStore, RepoConfig
+
+    settings = settings or connect_settings()
+    with psycopg.connect(settings.url) as connection:
+        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {REGISTRY_SCHEMA}")
+    text = (REPO_PATH / "feature_store.yaml").read_text()
+    config = _fill(yaml.safe_load(text), _variables(settings))
+    return FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
+
+
+def _variables(settings: PostgresSettings) -> dict[str, str]:
+    return {
+        "FEAST_REGISTRY_URL": settings.sqlalchemy_url(schema=REGISTRY_SCHEMA),
+        "POSTGRES_HOST": settings.host,
+        "POSTGRES_PORT": str(settings.port),
+        "POSTGRES_DB": settings.database,
+        "POSTGRES_USER": settings.user,
+        "POSTGRES_PASSWORD": settings.password,
+        "POSTGRES_SSLMODE": settings.sslmode,
+    }
+
+
+def _fill(node: Any, variables: dict[str, str]) -> Any:
+    """Substitute after parsing, so that no value can change the structure of the document."""
+    if isinstance(node, dict):
+        return {key: _fill(value, variables) for key, value in node.items()}
+    if isinstance(node, str):
+        return string.Template(node).substitute(variables)
+    return node

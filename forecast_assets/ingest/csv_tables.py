@@ -1,0 +1,232 @@
+"""The three CSV schemas of a drop, and a parser that names line, column and value of the first thing wrong."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv as pacsv
+
+from forecast_assets.ingest.files import DropRefusedError, RawFile
+
+MAX_LINE_BYTES = 65_536
+MISSING = pa.array(["NA", ""])
+_BOOLEANS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "true": True, "false": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One CSV column. ``nullable`` columns may hold ``NA`` or nothing."""
+
+    header: str
+    type: pa.DataType
+    nullable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CsvSchema:
+    """The columns of a file, and those that together may appear once only."""
+
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+
+_DATE = Column("Date", pa.date32())
+_HOLIDAY = Column("IsHoliday", pa.bool_())
+_NULLABLE = tuple(f"MarkDown{n}" for n in range(1, 6)) + ("CPI", "Unemployment")
+
+TRAIN = CsvSchema(
+    (Column("Store", pa.int64()), Column("Dept", pa.int64()), _DATE, Column("Weekly_Sales", pa.float64()), _HOLIDAY),
+    key=("Store", "Dept", "Date"),
+)
+FEATURES = CsvSchema(
+    (
+        Column("Store", pa.int64()),
+        _DATE,
+        Column("Temperature", pa.float64(), nullable=True),
+        Column("Fuel_Price", pa.float64(), nullable=True),
+        *(Column(name, pa.float64(), nullable=True) for name in _NULLABLE),
+        _HOLIDAY,
+    ),
+    key=("Store", "Date"),
+)
+STORES = CsvSchema(
+    (Column("Store", pa.int64()), Column("Type", pa.string()), Column("Size", pa.int64())), key=("Store",)
+)
+
+
+def line_of(row: int) -> int:
+    """The line (from 1) of a row (from 0): one header line, and every row is one line."""
+    return row + 2
+
+
+def parse(file: RawFile, schema: CsvSchema) -> pa.Table:
+    """The file as a typed table in file order, so that row ``i`` is line ``i + 2``; columns carry the CSV's names.
+
+    Columns beyond the schema are left out.
+
+    Raises:
+        DropRefusedError: a column is missing, a line has too few or too many fields, a value is not of its column's
+            type, or two lines with the same key disagree.
+    """
+    lines = _check_lines(file)
+    _check_header(file, schema)
+    text = _read_as_text(file, lines)
+    table = pa.table({column.header: _convert(file, text[column.header], column) for column in schema.columns})
+    return _without_repeats(file, table, schema)
+
+
+def _check_lines(file: RawFile) -> int:
+    ends = np.flatnonzero(np.frombuffer(file.text, dtype=np.uint8) == ord("\n"))
+    lengths = np.diff(ends, prepend=-1) - 1
+    if (blank := np.flatnonzero(lengths == 0)).size:
+        raise DropRefusedError(f"{file.name} line {blank[0] + 1:,} is blank: remove it, or send the file again")
+    if (long := np.flatnonzero(lengths > MAX_LINE_BYTES)).size:
+        raise DropRefusedError(
+            f"{file.name} line {long[0] + 1:,} is {lengths[long[0]]:,} bytes long (at most {MAX_LINE_BYTES:,}): "
+            "is this a comma-separated file?"
+        )
+    if ends.size == 1:
+        raise DropRefusedError(f"{file.name} has a header but no rows: send the whole file again")
+    return int(ends.size)
+
+
+def _check_header(file: RawFile, schema: CsvSchema) -> None:
+    header = file.text[: file.text.index(b"\n")].decode()
+    found = [name.strip().strip('"') for name in header.split(",")]
+    missing = [column.header for column in schema.columns if column.header not in found]
+    if missing:
+        hint = " (its fields seem to be separated by ';' or tabs, not commas)" if len(found) == 1 else ""
+        raise DropRefusedError(
+            f"{file.name} line 1: column {' and '.join(map(repr, missing))} is missing{hint}; the header is "
+            f"{_shown(header)}, expected {','.join(column.header for column in schema.columns)}"
+        )
+    if repeated := [name for name in found if found.count(name) > 1]:
+        raise DropRefusedError(f"{file.name} line 1: column {repeated[0]!r} appears more than once")
+
+
+def _read_as_text(file: RawFile, lines: int) -> pa.Table:
+    bad: list[pacsv.InvalidRow] = []
+
+    def note(row: pacsv.InvalidRow) -> str:
+        bad.append(row)
+        return "skip"
+
+    text = pacsv.read_csv(
+        pa.BufferReader(file.text),
+        # One thread, so that invalid rows come with their number.
+        read_options=pacsv.ReadOptions(use_threads=False, block_size=4 * MAX_LINE_BYTES),
+        parse_options=pacsv.ParseOptions(invalid_row_handler=note),
+        convert_options=pacsv.ConvertOptions(
+            column_types={name.strip().strip('"'): pa.string() for name in _header(file)},
+            strings_can_be_null=False,
+        ),
+    )
+    if bad:
+        row = bad[0]
+        cut = row.number == lines and not file.ends_with_newline and row.actual_columns < row.expected_columns
+        raise DropRefusedError(
+            f"{file.name} line {row.number:,}: {row.actual_columns} fields instead of {row.expected_columns}: "
+            f"{_shown(row.text)}" + (" (the file ends there: it seems to be cut off, send it again)" if cut else "")
+        )
+    return text
+
+
+def _header(file: RawFile) -> list[str]:
+    return file.text[: file.text.index(b"\n")].decode().split(",")
+
+
+def _convert(file: RawFile, values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:
+    missing = pc.is_in(values, value_set=MISSING)
+    if column.nullable:
+        values = pc.if_else(missing, pa.scalar(None, pa.string()), values)
+    elif (row := _first(missing)) is not None:
+        raise _bad_value(file, row, column, values, "is missing")
+    convert, wanted = _CONVERTERS[column.type]
+    try:
+        converted = convert(values)
+    except pa.ArrowInvalid:
+        raise _bad_value(file, _first_failure(values, convert), column, values, f"is not {wanted}") from None
+    if pa.types.is_floating(column.type):
+        infinite = pc.invert(pc.fill_null(pc.is_finite(converted), True))
+        if (row := _first(infinite)) is not None:
+            raise _bad_value(file, row, column, values, f"is not {wanted}")
+    return converted
+
+
+def _to_boolean(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    position = pc.index_in(values, value_set=pa.array(list(_BOOLEANS)))
+    if position.null_count > values.null_count:
+        raise pa.ArrowInvalid("not a boolean")
+    return pa.chunked_array([pc.take(pa.array(list(_BOOLEANS.values())), position.combine_chunks())])
+
+
+def _to_integer(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    # Arrow's own cast also takes hexadecimal.
+    if not pc.all(pc.match_substring_regex(values, r"^-?[0-9]+$"), min_count=0).as_py():
+        raise pa.ArrowInvalid("not an integer")
+    return cast(pa.ChunkedArray, pc.cast(values, pa.int64()))
+
+
+def _caster(kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
+    return lambda values: cast(pa.ChunkedArray, pc.cast(values, kind))
+
+
+_CONVERTERS: dict[pa.DataType, tuple[Callable[[pa.ChunkedArray], pa.ChunkedArray], str]] = {
+    pa.int64(): (_to_integer, "a whole number"),
+    pa.float64(): (_caster(pa.float64()), "a number"),
+    pa.date32(): (_caster(pa.date32()), "a date written YYYY-MM-DD"),
+    pa.bool_(): (_to_boolean, "TRUE or FALSE"),
+    pa.string(): (lambda values: values, "text"),
+}
+
+
+def _first(mask: pa.ChunkedArray) -> int | None:
+    row = pc.index(mask, pa.scalar(True)).as_py()
+    return None if row < 0 else int(row)
+
+
+def _first_failure(values: pa.ChunkedArray, convert: Callable[[pa.ChunkedArray], pa.ChunkedArray]) -> int:
+    low, high = 0, len(values)  # the first failure is in [low, high)
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            convert(values.slice(low, middle - low))
+            low = middle
+        except pa.ArrowInvalid:
+            high = middle
+    return low
+
+
+def _bad_value(file: RawFile, row: int, column: Column, values: pa.ChunkedArray, problem: str) -> DropRefusedError:
+    line = line_of(row)
+    cut = row == len(values) - 1 and not file.ends_with_newline
+    hint = " (the file ends there: it seems to be cut off, send it again)" if cut else ""
+    return DropRefusedError(
+        f"{file.name} line {line:,}: {column.header} {_shown(values[row].as_py() or 'NA')} {problem}{hint}"
+    )
+
+
+def _without_repeats(file: RawFile, table: pa.Table, schema: CsvSchema) -> pa.Table:
+    """Refuse rows with the same key that disagree. Exact repeats are kept here; loading takes each key once."""
+    keys = table.select(schema.key)
+    if keys.group_by(schema.key).aggregate([]).num_rows == table.num_rows:
+        return table
+    first_seen: dict[tuple[object, ...], int] = {}
+    columns = [table[name].to_pylist() for name in schema.key]
+    for row, key in enumerate(zip(*columns, strict=True)):
+        earlier = first_seen.setdefault(key, row)
+        if earlier != row and table.slice(earlier, 1) != table.slice(row, 1):
+            name = ", ".join(f"{part} {value}" for part, value in zip(schema.key, key, strict=True))
+            differing = next(c for c in table.column_names if table[c][earlier].as_py() != table[c][row].as_py())
+            raise DropRefusedError(
+                f"{file.name} line {line_of(row):,}: {name} was given before, in line {line_of(earlier):,}, with "
+                f"{differing} {table[differing][earlier].as_py()!s} instead of {table[differing][row].as_py()!s}"
+            )
+    return table
+
+
+def _shown(value: str) -> str:
+    return repr(value if len(value) <= 80 else value[:77] + "...")

@@ -1,0 +1,129 @@
+"""A drop: train.csv, features.csv and stores.csv taken as one set, each valid and all of them in agreement."""
+
+import datetime
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN, CsvSchema, line_of, parse
+from forecast_assets.ingest.files import DropRefusedError, RawFile, read_file
+
+DAYS_PER_WEEK = 7
+_WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+@dataclass(frozen=True, slots=True)
+class DropFile:
+    """One accepted file of a drop.
+
+    Attributes:
+        name: ``train.csv``, ``features.csv`` or ``stores.csv``.
+        source: the file it was read from.
+        content_hash: SHA-256 of its normalised text; the file's identity.
+        rows: lines after the header.
+        table: the typed rows, each key once, columns named as in the CSV.
+    """
+
+    name: str
+    source: Path
+    content_hash: str
+    rows: int
+    table: pa.Table
+
+    @property
+    def weeks(self) -> tuple[datetime.date, datetime.date] | None:
+        """First and last week, or None for a file without dates."""
+        if "Date" not in self.table.column_names:
+            return None
+        bounds = pc.min_max(self.table["Date"]).as_py()
+        return bounds["min"], bounds["max"]
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The three files of an accepted drop."""
+
+    train: DropFile
+    features: DropFile
+    stores: DropFile
+
+    @property
+    def files(self) -> tuple[DropFile, DropFile, DropFile]:
+        return self.train, self.features, self.stores
+
+
+def read_drop(landing_zone: Path) -> Drop:
+    """Read and validate the three files in ``landing_zone``.
+
+    Raises:
+        DropRefusedError: the first thing wrong, with file, line, column and value.
+    """
+    stores, _ = _read(landing_zone, "stores.csv", STORES)
+    features, features_rows = _read(landing_zone, "features.csv", FEATURES)
+    train, train_rows = _read(landing_zone, "train.csv", TRAIN)
+    for name, rows in (("train.csv", train_rows), ("features.csv", features_rows)):
+        _check_known_stores(name, rows, stores.table)
+    weekday = _weekday(train_rows)
+    _check_weekly_grid("train.csv", train_rows, weekday)
+    _check_weekly_grid("features.csv", features_rows, weekday)
+    _check_holidays_agree(train_rows, features.table)
+    return Drop(train, features, stores)
+
+
+def _read(folder: Path, name: str, schema: CsvSchema) -> tuple[DropFile, pa.Table]:
+    """The accepted file, and its rows in file order (repeats included), for checks that name lines."""
+    raw: RawFile = read_file(folder, name)
+    rows = parse(raw, schema)
+    distinct = rows.group_by(schema.key, use_threads=False).aggregate(
+        [(column, "first") for column in rows.column_names if column not in schema.key]
+    )
+    distinct = distinct.rename_columns([column.removesuffix("_first") for column in distinct.column_names])
+    table = distinct.select(rows.column_names).sort_by([(column, "ascending") for column in schema.key])
+    return DropFile(name, raw.path, raw.content_hash, rows.num_rows, table), rows
+
+
+def _check_known_stores(name: str, rows: pa.Table, stores: pa.Table) -> None:
+    known = pc.is_in(rows["Store"], value_set=stores["Store"])
+    row = pc.index(known, pa.scalar(False)).as_py()
+    if row >= 0:
+        raise DropRefusedError(
+            f"{name} line {line_of(row):,}: Store {rows['Store'][row]} is not in stores.csv: add its type and size there"
+        )
+
+
+def _weekday(rows: pa.Table) -> int:
+    """The weekday (Monday is 0) on which most weeks of the file are dated."""
+    return int(np.bincount(_weekdays(rows), minlength=DAYS_PER_WEEK).argmax())
+
+
+def _weekdays(rows: pa.Table) -> npt.NDArray[np.int64]:
+    return pc.day_of_week(rows["Date"]).to_numpy()
+
+
+def _check_weekly_grid(name: str, rows: pa.Table, weekday: int) -> None:
+    off_grid = np.flatnonzero(_weekdays(rows) != weekday)
+    if off_grid.size:
+        row = int(off_grid[0])
+        date = rows["Date"][row].as_py()
+        raise DropRefusedError(
+            f"{name} line {line_of(row):,}: Date {date} is a {_WEEKDAYS[date.weekday()]}, but the weeks of train.csv "
+            f"are dated {_WEEKDAYS[weekday]}s: one row per week, dated on the same weekday"
+        )
+
+
+def _check_holidays_agree(train: pa.Table, features: pa.Table) -> None:
+    flags = features.select(["Store", "Date", "IsHoliday"]).rename_columns(["Store", "Date", "expected"])
+    rows = train.select(["Store", "Date", "IsHoliday"]).append_column("row", pa.array(np.arange(train.num_rows)))
+    joined = rows.join(flags, ["Store", "Date"], join_type="inner")
+    contradicting = joined.filter(pc.not_equal(joined["IsHoliday"], joined["expected"]))
+    if contradicting.num_rows:
+        row = pc.min(contradicting["row"]).as_py()
+        ours = train["IsHoliday"][row].as_py()
+        raise DropRefusedError(
+            f"train.csv line {line_of(row):,}: IsHoliday {str(ours).upper()} for Store {train['Store'][row]}, "
+            f"{train['Date'][row]}, but features.csv says {str(not ours).upper()}: correct one of them"
+        )
