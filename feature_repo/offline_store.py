@@ -12,6 +12,7 @@ import adbc_driver_postgresql.dbapi as adbc
 import pandas as pd
 import pyarrow as pa
 from feast.data_source import DataSource
+from feast.errors import FeastEntityDFMissingColumnsError
 from feast.feature_view import FeatureView
 from feast.infra.offline_stores import offline_utils
 from feast.infra.offline_stores.contrib.postgres_offline_store.postgres import (
@@ -34,8 +35,8 @@ _ALL_TIMES = (datetime(1800, 1, 1, tzinfo=UTC), datetime(2999, 1, 1, tzinfo=UTC)
 class PointInTimePostgresOfflineStoreConfig(PostgreSQLOfflineStoreConfig):
     """The stock store's options under this store's name."""
 
-    type: Literal["feature_repo.offline_store.PointInTimePostgresOfflineStore"] = (  # type: ignore[assignment]
-        "feature_repo.offline_store.PointInTimePostgresOfflineStore"
+    type: Literal["feature_repo.offline_store.PointInTimePostgresOfflineStore"] = (
+        "feature_repo.offline_store.PointInTimePostgresOfflineStore"  # type: ignore[assignment]
     )
 
 
@@ -51,7 +52,8 @@ class PointInTimePostgresOfflineStore(PostgreSQLOfflineStore):
         registry: BaseRegistry,
         project: str,
         full_feature_names: bool = False,
-        **kwargs: Any,
+        filter_by_created_timestamp: bool = False,
+        **_date_range: Any,
     ) -> RetrievalJob:
         """See Feast's contract. A ``entity_df`` in SQL uploads nothing; a DataFrame is uploaded by COPY.
 
@@ -61,19 +63,33 @@ class PointInTimePostgresOfflineStore(PostgreSQLOfflineStore):
         """
         if entity_df is None:
             raise ValueError("get_historical_features needs entity_df, a DataFrame or a SQL query, with this store")
-        uploaded = pa.Table.from_pandas(entity_df, preserve_index=False) if isinstance(entity_df, pd.DataFrame) else None
-        entity_rows = _quote(_ENTITY_TABLE) if uploaded is not None else f"({entity_df})"
-        schema = uploaded.schema if uploaded is not None else _fetch(config, f"SELECT * FROM {entity_rows} e LIMIT 0").schema
-        dtypes = dict(schema.empty_table().to_pandas().dtypes)
-        timestamp = offline_utils.infer_event_timestamp_from_entity_df(dtypes)
+        if isinstance(entity_df, str):
+            uploaded, entity_rows = None, f"({entity_df})"
+            schema = _fetch(config, f"SELECT * FROM {entity_rows} e LIMIT 0").schema  # noqa: S608 - the caller's query
+        else:
+            uploaded, entity_rows = pa.Table.from_pandas(entity_df, preserve_index=False), _quote(_ENTITY_TABLE)
+            schema = uploaded.schema
+        timestamp = offline_utils.infer_event_timestamp_from_entity_df(dict(schema.empty_table().to_pandas().dtypes))
         join_keys = offline_utils.get_expected_join_keys(project, feature_views, registry)
-        offline_utils.assert_expected_columns_in_entity_df(dtypes, join_keys | {timestamp}, timestamp)
+        if missing := join_keys - set(schema.names):
+            raise FeastEntityDFMissingColumnsError(join_keys, missing)
         views = offline_utils.get_feature_view_query_context(
             # The bounds are for stores that scan; an index lookup does not need them.
-            feature_refs, feature_views, registry, project, _ALL_TIMES
+            feature_refs,
+            feature_views,
+            registry,
+            project,
+            _ALL_TIMES,
         )
         return ArrowRetrievalJob(
-            query=point_in_time_query(entity_rows, schema.names, timestamp, views, full_feature_names),
+            query=point_in_time_query(
+                entity_rows,
+                schema.names,
+                timestamp,
+                views,
+                full_feature_names=full_feature_names,
+                filter_by_created_timestamp=filter_by_created_timestamp,
+            ),
             config=config,
             full_feature_names=full_feature_names,
             on_demand_feature_views=OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
@@ -123,7 +139,9 @@ def point_in_time_query(
     entity_columns: list[str],
     timestamp: str,
     views: list[FeatureViewQueryContext],
+    *,
     full_feature_names: bool,
+    filter_by_created_timestamp: bool,
 ) -> str:
     """The statement that gives each entity row, in order, the newest features not newer than itself.
 
@@ -133,6 +151,7 @@ def point_in_time_query(
         timestamp: the one that holds the time of each entity row.
         views: Feast's description of the feature views and the features wanted of each.
         full_feature_names: prefix each feature with its view's name.
+        filter_by_created_timestamp: only see feature rows that had been created by then.
     """
     selected = [f"e.{_quote(column)}" for column in entity_columns]
     joins = []
@@ -142,7 +161,7 @@ def point_in_time_query(
             name = view.field_mapping.get(feature, feature)
             output = f"{view.name}__{name}" if full_feature_names else name
             selected.append(f"{alias}.{_quote(feature)} AS {_quote(output)}")
-        joins.append(_newest_row(view, alias, timestamp))
+        joins.append(_newest_row(view, alias, timestamp, filter_by_created_timestamp))
     return (
         f"SELECT {', '.join(selected)}\n"  # noqa: S608 - identifiers are quoted, the rest comes from the registry
         f"FROM (SELECT *, row_number() OVER () AS entity_row_number FROM {entity_rows} q) e\n"
@@ -151,7 +170,7 @@ def point_in_time_query(
     )
 
 
-def _newest_row(view: FeatureViewQueryContext, alias: str, timestamp: str) -> str:
+def _newest_row(view: FeatureViewQueryContext, alias: str, timestamp: str, only_created: bool) -> str:
     """Newest by event time; of several rows with the same event time, the one created last."""
     event_time = f"s.{_quote(view.timestamp_field)}"
     conditions = [f"{event_time} <= e.{_quote(timestamp)}"]
@@ -162,7 +181,10 @@ def _newest_row(view: FeatureViewQueryContext, alias: str, timestamp: str) -> st
         conditions.append(f"s.{_quote(source_column)} = e.{_quote(join_key)}")
     newest = [f"{event_time} DESC"]
     if view.created_timestamp_column:
-        newest.append(f"s.{_quote(view.created_timestamp_column)} DESC NULLS LAST")
+        created = f"s.{_quote(view.created_timestamp_column)}"
+        newest.append(f"{created} DESC NULLS LAST")
+        if only_created:
+            conditions.append(f"{created} <= e.{_quote(timestamp)}")
     features = ", ".join(f"s.{_quote(feature)}" for feature in view.features)
     return (
         f"LEFT JOIN LATERAL (SELECT {features} FROM {view.table_subquery} s "  # noqa: S608

@@ -3,7 +3,6 @@
 import hashlib
 import json
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -29,6 +28,6 @@ def content_hash(table: pa.Table) -> str:
         elif pa.types.is_timestamp(column.type):
             column = column.cast(pa.int64())
         # What lies under a NULL is arbitrary, so the values are filled and the validity is hashed beside them.
-        digest.update(np.ascontiguousarray(pc.is_valid(column).cast(pa.uint8()).to_numpy()))
-        digest.update(np.ascontiguousarray(pc.fill_null(column, 0).to_numpy()))
+        digest.update(pc.is_valid(column).cast(pa.uint8()).to_numpy().tobytes())
+        digest.update(pc.fill_null(column, 0).to_numpy().tobytes())
     return digest.hexdigest()

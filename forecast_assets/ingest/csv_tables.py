@@ -35,7 +35,7 @@ class CsvSchema:
 
 _DATE = Column("Date", pa.date32())
 _HOLIDAY = Column("IsHoliday", pa.bool_())
-_NULLABLE = tuple(f"MarkDown{n}" for n in range(1, 6)) + ("CPI", "Unemployment")
+_NULLABLE = (*(f"MarkDown{n}" for n in range(1, 6)), "CPI", "Unemployment")
 
 TRAIN = CsvSchema(
     (Column("Store", pa.int64()), Column("Dept", pa.int64()), _DATE, Column("Weekly_Sales", pa.float64()), _HOLIDAY),
@@ -72,8 +72,8 @@ def parse(file: RawFile, schema: CsvSchema) -> pa.Table:
             type, or two lines with the same key disagree.
     """
     lines = _check_lines(file)
-    _check_header(file, schema)
-    text = _read_as_text(file, lines)
+    header = _check_header(file, schema)
+    text = _read_as_text(file, header, lines)
     table = pa.table({column.header: _convert(file, text[column.header], column) for column in schema.columns})
     return _without_repeats(file, table, schema)
 
@@ -93,7 +93,7 @@ def _check_lines(file: RawFile) -> int:
     return int(ends.size)
 
 
-def _check_header(file: RawFile, schema: CsvSchema) -> None:
+def _check_header(file: RawFile, schema: CsvSchema) -> list[str]:
     header = file.text[: file.text.index(b"\n")].decode()
     found = [name.strip().strip('"') for name in header.split(",")]
     missing = [column.header for column in schema.columns if column.header not in found]
@@ -105,9 +105,10 @@ def _check_header(file: RawFile, schema: CsvSchema) -> None:
         )
     if repeated := [name for name in found if found.count(name) > 1]:
         raise DropRefusedError(f"{file.name} line 1: column {repeated[0]!r} appears more than once")
+    return found
 
 
-def _read_as_text(file: RawFile, lines: int) -> pa.Table:
+def _read_as_text(file: RawFile, header: list[str], lines: int) -> pa.Table:
     bad: list[pacsv.InvalidRow] = []
 
     def note(row: pacsv.InvalidRow) -> str:
@@ -117,10 +118,12 @@ def _read_as_text(file: RawFile, lines: int) -> pa.Table:
     text = pacsv.read_csv(
         pa.BufferReader(file.text),
         # One thread, so that invalid rows come with their number.
-        read_options=pacsv.ReadOptions(use_threads=False, block_size=4 * MAX_LINE_BYTES),
+        read_options=pacsv.ReadOptions(
+            use_threads=False, block_size=4 * MAX_LINE_BYTES, column_names=header, skip_rows=1
+        ),
         parse_options=pacsv.ParseOptions(invalid_row_handler=note),
         convert_options=pacsv.ConvertOptions(
-            column_types={name.strip().strip('"'): pa.string() for name in _header(file)},
+            column_types=dict.fromkeys(header, pa.string()),
             strings_can_be_null=False,
         ),
     )
@@ -132,10 +135,6 @@ def _read_as_text(file: RawFile, lines: int) -> pa.Table:
             f"{_shown(row.text)}" + (" (the file ends there: it seems to be cut off, send it again)" if cut else "")
         )
     return text
-
-
-def _header(file: RawFile) -> list[str]:
-    return file.text[: file.text.index(b"\n")].decode().split(",")
 
 
 def _convert(file: RawFile, values: pa.ChunkedArray, column: Column) -> pa.ChunkedArray:

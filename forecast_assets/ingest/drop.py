@@ -13,6 +13,7 @@ from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN, CsvSchema
 from forecast_assets.ingest.files import DropRefusedError, RawFile, read_file
 
 DAYS_PER_WEEK = 7
+MAX_YEARS_FROM_MEDIAN = 20
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -67,6 +68,7 @@ def read_drop(landing_zone: Path) -> Drop:
     train, train_rows = _read(landing_zone, "train.csv", TRAIN)
     for name, rows in (("train.csv", train_rows), ("features.csv", features_rows)):
         _check_known_stores(name, rows, stores.table)
+        _check_plausible_dates(name, rows)
     weekday = _weekday(train_rows)
     _check_weekly_grid("train.csv", train_rows, weekday)
     _check_weekly_grid("features.csv", features_rows, weekday)
@@ -91,7 +93,21 @@ def _check_known_stores(name: str, rows: pa.Table, stores: pa.Table) -> None:
     row = pc.index(known, pa.scalar(False)).as_py()
     if row >= 0:
         raise DropRefusedError(
-            f"{name} line {line_of(row):,}: Store {rows['Store'][row]} is not in stores.csv: add its type and size there"
+            f"{name} line {line_of(row):,}: Store {rows['Store'][row]} is not in stores.csv: "
+            "add its type and size there"
+        )
+
+
+def _check_plausible_dates(name: str, rows: pa.Table) -> None:
+    """A century mistyped in one row would make the feature tables' panel of weeks several times as wide."""
+    days = rows["Date"].cast(pa.int32()).to_numpy()
+    median = int(np.median(days))
+    far = np.flatnonzero(np.abs(days - median) > MAX_YEARS_FROM_MEDIAN * 365.25)
+    if far.size:
+        row = int(far[0])
+        raise DropRefusedError(
+            f"{name} line {line_of(row):,}: Date {rows['Date'][row]} is more than {MAX_YEARS_FROM_MEDIAN} years away "
+            f"from the file's median week, {pa.scalar(median, pa.date32())}: correct it, or leave the row out"
         )
 
 

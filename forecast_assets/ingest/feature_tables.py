@@ -32,7 +32,7 @@ class FeatureTable:
     rows: pa.Table
 
 
-def sales_features(drop: Drop) -> FeatureTable:
+def sales_features_table(drop: Drop) -> FeatureTable:
     """One row per (store, dept, week) with sales, and one per live series for the coming week with the label empty.
 
     A series is live if it had sales in the last ``LIVE_WEEKS`` weeks. The coming week is the one after the last week
@@ -66,7 +66,7 @@ def sales_features(drop: Drop) -> FeatureTable:
     return FeatureTable("sales_features", (*ENTITY_KEYS, "date"), table)
 
 
-def store_features(drop: Drop) -> FeatureTable:
+def store_features_table(drop: Drop) -> FeatureTable:
     """One row per (store, week) of features.csv, with the store's type and size; it reaches beyond the sales."""
     rows = drop.features.table
     stores = drop.stores.table

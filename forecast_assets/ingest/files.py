@@ -2,11 +2,11 @@
 
 import gzip
 import hashlib
-import io
 import zipfile
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 MAX_BYTES = 8 * 2**30
 _CHUNK = 2**20
@@ -45,7 +45,8 @@ def read_file(folder: Path, name: str) -> RawFile:
     path = _locate(folder, name)
     try:
         content = _unpack(path, name)
-    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
+    # zipfile raises RuntimeError for an encrypted member, and a subclass of it for a compression it does not know.
+    except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DropRefusedError(f"{path.name} cannot be read ({error}): send {name} again") from error
     content = content.removeprefix(_BYTE_ORDER_MARK)
     if b"\r" in content:
@@ -96,7 +97,7 @@ def _unpack(path: Path, name: str) -> bytes:
         return _read_bounded(stream, path)
 
 
-def _read_bounded(stream: io.BufferedIOBase | gzip.GzipFile | zipfile.ZipExtFile, path: Path) -> bytes:
+def _read_bounded(stream: IO[bytes] | gzip.GzipFile, path: Path) -> bytes:
     # A few kilobytes of zip can unpack to petabytes: stop at the bound instead of filling the memory.
     parts: list[bytes] = []
     size = 0

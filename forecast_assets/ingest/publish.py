@@ -41,16 +41,15 @@ def publish(table: FeatureTable, settings: PostgresSettings, *, run_id: str) -> 
     with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext($1)::bigint)", [table.name])
         cursor.fetchall()
-        if _published_version(cursor, table.name) == version and _columns(cursor, table.name):
+        columns = _columns(cursor, table.name)
+        if columns and _published_version(cursor, table.name) == version:
             connection.rollback()
             return Publication(version, table.rows.num_rows, upserted=0, deleted=0)
-        if _columns(cursor, table.name) == table.rows.column_names:
+        if columns == _columns_to_be(cursor, table.rows.schema):
             upserted, deleted = _merge(cursor, table)
         else:
             upserted, deleted = _create(cursor, table), 0
-        cursor.execute(
-            statement("record_table_version"), [table.name, version, table.rows.num_rows, run_id]
-        )
+        cursor.execute(statement("record_table_version"), [table.name, version, table.rows.num_rows, run_id])
         connection.commit()
         cursor.execute(f"ANALYZE {table.name}")
         connection.commit()
@@ -64,12 +63,21 @@ def _published_version(cursor: Any, name: str) -> str | None:
 
 
 def _columns(cursor: Any, name: str) -> list[str]:
+    """Names and types of the table's columns; empty where there is no such table."""
     cursor.execute(
-        "SELECT column_name::text FROM information_schema.columns "
-        "WHERE table_schema = current_schema() AND table_name = $1 ORDER BY ordinal_position",
+        "SELECT attname || ' ' || format_type(atttypid, atttypmod) FROM pg_attribute "
+        "WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
         [name],
     )
     return [str(row[0]) for row in cursor.fetchall()]
+
+
+def _columns_to_be(cursor: Any, schema: pa.Schema) -> list[str]:
+    """What ``_columns`` gives for a table created from rows of this schema."""
+    cursor.adbc_ingest(_STAGING, schema.empty_table(), mode="create", temporary=True)
+    columns = _columns(cursor, _STAGING)
+    cursor.execute(f"DROP TABLE {_STAGING}")
+    return columns
 
 
 def _create(cursor: Any, table: FeatureTable) -> int:
@@ -106,4 +114,5 @@ def _merge(cursor: Any, table: FeatureTable) -> tuple[int, int]:
 
 def _count(cursor: Any, sql: str) -> int:
     cursor.execute(sql)
-    return int(cursor.fetchone()[0])
+    (count,) = cursor.fetchone()
+    return int(count)

@@ -1,0 +1,53 @@
+# Every target sets up what it needs, once: a virtual environment in .venv with the versions of requirements.lock.
+.DEFAULT_GOAL := help
+.PHONY: help demo test dev lint format bench psql clean lock
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# Runs started from here, from the UI and from the command line share one history, under var/dagster.
+export DAGSTER_HOME := $(CURDIR)
+
+help: ## What can be made
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(INSTALLED) ## From CSV files to next week's forecasts (LANDING_DIR=folder for your own)
+	@$(BIN)/python -m forecast_assets.demo
+
+test: $(INSTALLED) ## All tests
+	@$(BIN)/python -m pytest
+
+dev: $(INSTALLED) ## The Dagster UI at http://localhost:3000
+	@$(BIN)/dagster dev
+
+lint: $(INSTALLED) ## Style, types and import rules
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## Let ruff arrange the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(INSTALLED) ## The figures of the README, measured here
+	@$(BIN)/python -m benchmarks.pipeline
+
+psql: $(INSTALLED) ## A prompt on the database
+	@$(BIN)/python -m feature_repo.database
+
+clean: ## Remove what runs have written: database, frames, models, history
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m feature_repo.embedded_postgres stop; fi
+	@rm -rf var .tmp_dagster_home_*
+
+lock: ## Resolve all extras afresh into requirements.lock
+	@PYTHON="$(PYTHON)" sh .ci/lock
+
+$(INSTALLED): pyproject.toml requirements.lock
+	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed, '$(PYTHON)' is another version: make PYTHON=/path/to/python3.11 ..."; exit 1; }
+	@echo "Installing into .venv (once)"
+	@"$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[ui,dev]'
+	@touch $(INSTALLED)

@@ -1,0 +1,3 @@
+"""What all assets share."""
+
+OWNERS = ["team:demand-forecasting"]

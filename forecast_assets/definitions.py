@@ -1,0 +1,40 @@
+"""The code location: every asset, check, job and resource, listed."""
+
+import dagster as dg
+
+from forecast_assets.assets.features import sales_features, store_features
+from forecast_assets.assets.forecasts import weekly_forecasts
+from forecast_assets.assets.model import candidate_model, champion_model
+from forecast_assets.assets.online import online_features
+from forecast_assets.assets.raw import raw_drop
+from forecast_assets.assets.registry import feast_registry
+from forecast_assets.assets.training_frame import training_frame
+from forecast_assets.console import progress_logger
+from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
+
+postgres = Postgres()
+artifacts = Artifacts()
+
+defs = dg.Definitions(
+    assets=[
+        raw_drop,
+        sales_features,
+        store_features,
+        feast_registry,
+        training_frame,
+        candidate_model,
+        champion_model,
+        online_features,
+        weekly_forecasts,
+    ],
+    resources={
+        "postgres": postgres,
+        "feast": FeastStore(postgres=postgres),
+        "landing_zone": LandingZone(),
+        "artifacts": artifacts,
+        "train_jobs": train_job_client(artifacts),
+    },
+    loggers={"console": dg.colored_console_logger, "progress": progress_logger},
+    # Steps are short or only wait for a job: a process for each would cost more than it isolates.
+    executor=dg.in_process_executor,
+)

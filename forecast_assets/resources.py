@@ -1,0 +1,106 @@
+"""What differs between a laptop, a server and a cluster: the assets only see these resources."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import psycopg
+from pydantic import Field
+
+from feature_repo.database import PostgresSettings, connect_settings
+from feature_repo.paths import data_dir
+from forecast_assets.frame_store import FrameStore
+from forecast_assets.model_store import ModelStore
+from forecast_assets.raw_store import RawStore
+from forecast_assets.trainjob import LocalLauncher, PipesTrainJobClient
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+
+class Postgres(dg.ConfigurableResource["Postgres"]):
+    """The PostgreSQL server of ``POSTGRES_*``; without these variables an embedded one, started on first use."""
+
+    def settings(self) -> PostgresSettings:
+        """Address and credentials."""
+        return connect_settings()
+
+    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection, to be used in a ``with`` block: committed at its end, rolled back on an exception."""
+        return psycopg.connect(self.settings().url)
+
+
+class FeastStore(dg.ConfigurableResource["FeastStore"]):
+    """The Feast feature store of ``feature_repo/`` on the same server."""
+
+    postgres: dg.ResourceDependency[Postgres]
+
+    def open(self) -> "FeatureStore":
+        from feature_repo.store import open_store
+
+        return open_store(self.postgres.settings())
+
+
+class LandingZone(dg.ConfigurableResource["LandingZone"]):
+    """The folder in which drops arrive."""
+
+    path: str | None = Field(
+        default=None,
+        description="Folder with train.csv, features.csv and stores.csv (each may be zipped). Without it, "
+        "LANDING_DIR; without that, a generated sample data set under the data folder.",
+    )
+
+    def folder(self, log: dg.DagsterLogManager) -> Path:
+        """The configured folder, or that of the sample data, which is written on first use."""
+        configured = self.path or os.environ.get("LANDING_DIR")
+        if configured:
+            return Path(configured).expanduser()
+        sample = data_dir() / "landing"
+        if not (sample / "train.csv").exists():
+            from forecast_assets.sample_data import write_sample_data
+
+            log.info(f"LANDING_DIR is not set: writing the sample data set to {sample}")
+            write_sample_data(sample)
+        return sample
+
+
+class Artifacts(dg.ConfigurableResource["Artifacts"]):
+    """The folder for frames, models, forecasts and job records; a shared volume on a cluster."""
+
+    path: str | None = Field(default=None, description="Without it, FORECAST_DATA_DIR, else var/ in the checkout.")
+
+    @cached_property
+    def root(self) -> Path:
+        return Path(self.path).expanduser() if self.path else data_dir()
+
+    @property
+    def raw(self) -> RawStore:
+        return RawStore(self.root / "raw")
+
+    @property
+    def frames(self) -> FrameStore:
+        return FrameStore(self.root / "frames")
+
+    @property
+    def models(self) -> ModelStore:
+        return ModelStore(self.root / "models")
+
+    @property
+    def jobs(self) -> Path:
+        return self.root / "trainjobs"
+
+    @property
+    def forecasts(self) -> Path:
+        return self.root / "forecasts"
+
+    def picture(self, name: str) -> Path:
+        """Where the picture ``name`` is kept for those who look without the UI."""
+        return self.root / "pictures" / f"{name}.png"
+
+
+def train_job_client(artifacts: Artifacts) -> PipesTrainJobClient:
+    """Trains as torchrun processes on this machine; their number is ``TRAIN_PROCESSES`` (default 2)."""
+    processes = int(os.environ.get("TRAIN_PROCESSES", "2"))
+    return PipesTrainJobClient(LocalLauncher(num_proc_per_node=processes), artifacts.jobs)

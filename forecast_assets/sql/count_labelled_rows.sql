@@ -1,0 +1,3 @@
+SELECT count(*)
+FROM sales_features
+WHERE weekly_sales IS NOT NULL
