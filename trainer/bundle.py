@@ -1,0 +1,139 @@
+"""The model bundle: a directory that holds all a forecast needs, and nothing that runs code when loaded.
+
+    best_model.pt    MODEL_STATE, OPTIMIZER_STATE, EPOCH, VAL_LOSS, MODEL_CONFIG; loads with weights_only=True
+    bundle.json      encoder, scores, spec, versions, and the sha256 of every other file
+    MODEL_CARD.md, *.png   for people
+
+Contents depend on the data, the spec and the versions alone, not on times or paths: so the bundle's hash is its data
+version.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.errors import BundleError
+from trainer.forecaster import Forecaster
+from trainer.inputs import Encoder
+from trainer.model import EnsembleMLP, ModelConfig
+from trainer.training import Fitted
+
+MODEL_FILE = "best_model.pt"
+SIDECAR_FILE = "bundle.json"
+
+
+def write_bundle(directory: Path, *, fitted: Fitted, encoder: Encoder, facts: Mapping[str, Any]) -> None:
+    """Write model and sidecar to `directory`, beside files for people that are there already.
+
+    Args:
+        facts: JSON values for the sidecar: scores, spec, versions and what else describes the training.
+    """
+    torch.save(
+        {
+            "MODEL_STATE": fitted.model.state_dict(),
+            "OPTIMIZER_STATE": fitted.optimizer_state,
+            "EPOCH": fitted.best.epoch,
+            "VAL_LOSS": fitted.best.validation_loss,
+            "MODEL_CONFIG": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(fitted.config).items()},
+        },
+        directory / MODEL_FILE,
+    )
+    sidecar = {**facts, "encoder": encoder.to_dict(), "files": _file_hashes(directory)}
+    (directory / SIDECAR_FILE).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def bundle_hash(path: Path | str) -> str:
+    """The bundle's data version: sha256 over the names and sha256 of its files."""
+    hashes = _file_hashes(Path(path))
+    return hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode()).hexdigest()
+
+
+def load_model(path: Path | str, *, data_version: str | None = None) -> Forecaster:
+    """Rebuild the forecaster of a published bundle.
+
+    Args:
+        data_version: the hash the whole bundle must have, where the caller knows it.
+
+    Raises:
+        BundleError: a file is missing or is not what the bundle, or the caller, says it is.
+    """
+    root = Path(path)
+    if data_version is not None and (actual := bundle_hash(root)) != data_version:
+        raise BundleError(f"bundle {root} is not the expected one: its hash is {actual}, expected {data_version}")
+    sidecar = read_sidecar(root)
+    for name, expected in sidecar["files"].items():
+        if not (root / name).is_file():
+            raise BundleError(f"bundle file {root / name} is missing")
+        if (actual := _sha256(root / name)) != expected:
+            raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
+    checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
+    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in checkpoint["MODEL_CONFIG"].items()}
+    model = EnsembleMLP(ModelConfig(**config))
+    model.load_state_dict(checkpoint["MODEL_STATE"])
+    return Forecaster(encoder=Encoder.from_dict(sidecar["encoder"]), model=model)
+
+
+def read_sidecar(path: Path | str) -> dict[str, Any]:
+    """The bundle's `bundle.json`.
+
+    Raises:
+        BundleError: there is none.
+    """
+    sidecar = Path(path) / SIDECAR_FILE
+    if not sidecar.is_file():
+        raise BundleError(f"bundle {path} is not complete: it has no {SIDECAR_FILE}")
+    fields: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+    return fields
+
+
+@contextmanager
+def published(path: Path | str) -> Iterator[Path]:
+    """A new directory to write to, which becomes `path` on leaving; nothing is left of it after an exception.
+
+    Readers see no half-written bundle. A bundle already at `path` is kept if identical and else replaced.
+
+    Raises:
+        BundleError: `path` holds something that is not a bundle.
+    """
+    target = Path(path)
+    if target.exists() and any(target.iterdir()):
+        read_sidecar(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        draft = Path(scratch) / "draft"
+        draft.mkdir()
+        yield draft
+        for file in draft.iterdir():
+            _fsync(file)
+        _fsync(draft)
+        if target.exists():
+            if bundle_hash(target) == bundle_hash(draft):
+                return
+            # A directory with files cannot be renamed over. The old one goes with the scratch directory.
+            target.rename(Path(scratch) / "replaced")
+        draft.rename(target)
+        _fsync(target.parent)
+
+
+def _file_hashes(directory: Path) -> dict[str, str]:
+    return {file.name: _sha256(file) for file in sorted(directory.iterdir())}
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,95 @@
+"""Rows of the frame as tensors, each with its target and weight.
+
+Shapes: N rows, F numeric inputs, C categories.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from trainer.baselines import BASELINE_COLUMNS
+from trainer.frame import floats, require_columns, split_masks, week_span
+from trainer.inputs import Encoder
+from trainer.level import Floats, signed_log
+from trainer.spec import TrainSpec
+
+_LEVEL_EXPONENT = 0.6
+_SMALLEST_LEVEL = 10.0
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Rows:
+    """Rows to train on or to score.
+
+    start: float64, signed-log dollars.
+    target: float32, the correction that would have been right.
+    weight: float32, of the row in the loss: |level|^0.6, more in holiday weeks. An error in the logarithm costs
+        dollars in proportion to the level; the full exponent would leave small series untrained.
+    actual: float64 dollars.
+    is_holiday: 1 in flagged holiday weeks, else 0.
+    """
+
+    numeric: Tensor
+    codes: Tensor
+    start: Floats
+    target: Tensor
+    weight: Tensor
+    actual: Floats
+    is_holiday: Floats
+
+    @classmethod
+    def of(cls, table: pa.Table, encoder: Encoder, spec: TrainSpec, device: torch.device) -> Self:
+        """Encode `table` and put it on `device`."""
+        encoded = encoder.encode(table)
+        actual_N, is_holiday_N = floats(table, spec.label), floats(table, spec.holiday)
+        weight_N = np.maximum(np.expm1(np.abs(encoded.level)), _SMALLEST_LEVEL) ** _LEVEL_EXPONENT
+        weight_N = weight_N * np.where(is_holiday_N > 0, spec.holiday_loss_weight, 1.0)
+        return cls(
+            numeric=torch.from_numpy(encoded.numeric).to(device),
+            codes=torch.from_numpy(encoded.codes).to(device),
+            start=encoded.start,
+            target=torch.as_tensor(signed_log(actual_N) - encoded.start, dtype=torch.float32, device=device),
+            weight=torch.as_tensor(weight_N / weight_N.mean(), dtype=torch.float32, device=device),
+            actual=actual_N,
+            is_holiday=is_holiday_N,
+        )
+
+    def __len__(self) -> int:
+        return len(self.actual)
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Dataset:
+    """A frame made ready for training, and its validation rows as they came."""
+
+    encoder: Encoder
+    training: Rows
+    validation: Rows
+    validation_table: pa.Table
+    training_weeks: tuple[str, str]
+
+    @classmethod
+    def of(cls, table: pa.Table, spec: TrainSpec, device: torch.device) -> Self:
+        """Split `table`, fit the encoder on its training rows and encode both parts.
+
+        Every process does this for itself: from the same frame the same numbers follow, for less than sending them.
+
+        Raises:
+            FrameError: a column is missing, or the table is too short for the split.
+        """
+        require_columns(table, [spec.label, spec.holiday, *BASELINE_COLUMNS])
+        training_mask, validation_mask = split_masks(table, spec)
+        training_table = table.filter(pa.array(training_mask))
+        validation_table = table.filter(pa.array(validation_mask))
+        encoder = Encoder.fit(training_table, spec)
+        return cls(
+            encoder=encoder,
+            training=Rows.of(training_table, encoder, spec, device),
+            validation=Rows.of(validation_table, encoder, spec, device),
+            validation_table=validation_table,
+            training_weeks=week_span(training_table, spec.timestamp),
+        )
