@@ -42,7 +42,7 @@ class PostgresSettings:
         if not values:
             return None
         port = values.get("POSTGRES_PORT", "5432")
-        if not port.isdigit():
+        if not port.isdecimal():
             raise ValueError(f"POSTGRES_PORT is {port!r}, which is not a port number: set it to a number such as 5432")
         return cls(
             host=values.get("POSTGRES_HOST", "localhost"),

@@ -92,6 +92,7 @@ def ensure_running(root: Path) -> Path:
         if not _is_running(folder):
             _create_cluster(folder)
             _start(folder)
+        _create_database(folder)
         _ensure_watched(folder)
     return folder.sockets
 
@@ -167,10 +168,7 @@ def _create_cluster(folder: Folder) -> None:
             )
         return
     # initdb is not atomic, its publication by rename is: a killed first start leaves nothing half-made behind.
-    for leftover in folder.root.glob("initdb-*"):
-        shutil.rmtree(leftover)
-    staging = folder.root / f"initdb-{os.getpid()}"
-    staging.mkdir(mode=0o700)
+    staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=folder.root))
     _give_to_server(staging)
     result = _run(
         folder,
@@ -182,6 +180,9 @@ def _create_cluster(folder: Folder) -> None:
         shutil.rmtree(staging)
         raise EmbeddedPostgresError(f"initdb in {folder.root} failed: {result.stderr.strip() or result.stdout.strip()}")
     staging.rename(folder.data)
+    # Last, because the initdb of a killed first start may have outlived it by a moment.
+    for leftover in folder.root.glob("initdb-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _start(folder: Folder) -> None:
@@ -211,9 +212,17 @@ def _start(folder: Folder) -> None:
         raise EmbeddedPostgresError(
             f"PostgreSQL did not start in {folder.data}; last lines of {folder.log}:\n  " + "\n  ".join(last_lines)
         )
-    created = _run(folder, "createdb", "-h", str(sockets), "-U", SUPERUSER, DATABASE, data=None)
+
+
+def _create_database(folder: Folder) -> None:
+    # Not part of the start: whoever started the server may have been killed before coming to this.
+    marker = folder.data / f"{DATABASE}.created"
+    if marker.exists():
+        return
+    created = _run(folder, "createdb", "-h", str(folder.sockets), "-U", SUPERUSER, DATABASE, data=None)
     if created.returncode != 0 and "already exists" not in created.stderr:
         raise EmbeddedPostgresError(f"the database {DATABASE!r} could not be created: {created.stderr.strip()}")
+    marker.touch()
 
 
 def _ensure_watched(folder: Folder) -> None:

@@ -34,6 +34,16 @@ def open_store(settings: PostgresSettings | None = None) -> "FeatureStore":
     return FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
 
 
+def close_store(store: "FeatureStore") -> None:
+    """Close the connections that Feast keeps: the registry's pool and the online store's connection."""
+    registry: Any = store.registry
+    registry.write_engine.dispose()
+    registry.read_engine.dispose()
+    online_store: Any = store._get_provider().online_store
+    if online_store._conn is not None:
+        online_store._conn.close()
+
+
 def _variables(settings: PostgresSettings) -> dict[str, str]:
     return {
         "FEAST_REGISTRY_URL": settings.sqlalchemy_url(schema=REGISTRY_SCHEMA),

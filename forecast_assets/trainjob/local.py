@@ -1,6 +1,7 @@
 """Running a TrainJob on this machine: each "node" is a torchrun on the present interpreter."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 
 _GRACE_SECONDS = 10.0
+_TORCHRUN_LINE = re.compile(r"[WE]\d{4} .*torch/distributed/elastic/")
 
 
 @dataclass(slots=True)
@@ -30,9 +32,13 @@ class LocalJob:
         return self.failed_node() is not None or all(node.poll() is not None for node in self.nodes)
 
     def log_tail(self, node: int, lines: int = 15) -> str:
-        """The last lines that a node wrote."""
-        text = (self.folder / f"node-{node}.log").read_text(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        """The last lines that a node's processes wrote before torchrun noticed the failure.
+
+        torchrun then adds a long report without the reason; it is shown only if nothing precedes it.
+        """
+        written = (self.folder / f"node-{node}.log").read_text(errors="replace").splitlines()
+        noticed = next((n for n, line in enumerate(written) if _TORCHRUN_LINE.match(line)), len(written))
+        return "\n".join((written[:noticed] or written)[-lines:])
 
     def stop(self) -> None:
         """End all processes of the job. torchrun puts its workers into sessions of their own, so the tree is walked."""

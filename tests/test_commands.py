@@ -1,0 +1,122 @@
+"""The code location and the commands around it, as typed in a checkout with no environment prepared."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from feature_repo.paths import PROJECT_ROOT
+
+HEAVY = ("feast", "kubernetes", "kubeflow", "matplotlib", "pandera", "ray", "torch")
+
+
+def bare_environment(tmp_path: Path) -> dict[str, str]:
+    """The caller's environment without anything that is the project's or Dagster's."""
+    prefixes = ("POSTGRES_", "DAGSTER_", "LANDING_", "FORECAST_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+    return {**environment, "FORECAST_DATA_DIR": str(tmp_path / "data")}
+
+
+def test_loading_the_code_location_imports_none_of_the_heavy_packages() -> None:
+    code = "import sys, forecast_assets.definitions; print(*sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+
+    assert "dagster" in loaded
+    assert sorted(set(loaded) & set(HEAVY)) == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("-w", "workspace.yaml"), ("-m", "forecast_assets.definitions")])
+def test_definitions_validate_from_pyproject_from_the_workspace_and_by_module(
+    arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "dagster", "definitions", "validate", *arguments],
+        cwd=PROJECT_ROOT,
+        env=bare_environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "All code locations passed validation" in result.stdout + result.stderr
+
+
+def test_every_asset_says_what_it_is_and_who_owns_it() -> None:
+    from forecast_assets.definitions import defs
+
+    specs = {spec.key.to_user_string(): spec for spec in defs.resolve_all_asset_specs()}
+
+    assert {name: spec.group_name for name, spec in specs.items()} == {
+        "train_csv": "raw",
+        "features_csv": "raw",
+        "stores_csv": "raw",
+        "sales_features": "features",
+        "store_features": "features",
+        "feast_registry": "feature_store",
+        "training_frame": "feature_store",
+        "candidate_model": "model",
+        "champion_model": "model",
+        "online_features": "serving",
+        "weekly_forecasts": "serving",
+    }
+    assert [name for name, spec in specs.items() if not (spec.description and spec.owners and spec.kinds)] == []
+
+
+def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    port = _free_port()
+    home = tmp_path / "home"
+    home.mkdir()
+    ui = subprocess.Popen(
+        [sys.executable, "-m", "dagster", "dev", "-p", str(port)],
+        cwd=PROJECT_ROOT,
+        env={**bare_environment(tmp_path), "DAGSTER_HOME": str(home)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        assets = _wait_for_assets(port)
+        children = psutil.Process(ui.pid).children(recursive=True)
+    finally:
+        ui.send_signal(signal.SIGINT)
+        ui.wait(timeout=60)
+
+    assert "weekly_forecasts" in assets
+    assert len(assets) == 11
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+def _wait_for_assets(port: int) -> list[str]:
+    query = json.dumps({"query": "{ assetNodes { assetKey { path } } }"}).encode()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql", data=query, headers={"Content-Type": "application/json"}
+    )
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - our own address
+                answer: dict[str, Any] = json.load(response)
+            if answer["data"]["assetNodes"]:
+                return [node["assetKey"]["path"][-1] for node in answer["data"]["assetNodes"]]
+        except urllib.error.URLError:
+            pass
+        assert time.monotonic() < deadline, "the UI did not come up within a minute"
+        time.sleep(0.5)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
