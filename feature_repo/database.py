@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 from feature_repo import embedded_postgres
 from feature_repo.paths import data_dir
+from feature_repo.postgres_server import DATABASE, SUPERUSER, binaries
 
 VARIABLES = (
     "POSTGRES_HOST",
@@ -26,8 +27,8 @@ class PostgresSettings:
 
     host: str
     port: int = 5432
-    database: str = embedded_postgres.DATABASE
-    user: str = embedded_postgres.SUPERUSER
+    database: str = DATABASE
+    user: str = SUPERUSER
     password: str = field(default="", repr=False)
     sslmode: str = "prefer"
 
@@ -47,8 +48,8 @@ class PostgresSettings:
         return cls(
             host=values.get("POSTGRES_HOST", "localhost"),
             port=int(port),
-            database=values.get("POSTGRES_DB", embedded_postgres.DATABASE),
-            user=values.get("POSTGRES_USER", embedded_postgres.SUPERUSER),
+            database=values.get("POSTGRES_DB", DATABASE),
+            user=values.get("POSTGRES_USER", SUPERUSER),
             password=values.get("POSTGRES_PASSWORD", ""),
             sslmode=values.get("POSTGRES_SSLMODE", "prefer"),
         )
@@ -98,7 +99,7 @@ def connect_settings() -> PostgresSettings:
 def main() -> int:
     """Open ``psql`` on the database, with the client that comes with the embedded server."""
     # A child, not exec: this process holds the embedded server while psql runs.
-    return subprocess.call([str(embedded_postgres.binaries() / "psql"), connect_settings().url])
+    return subprocess.call([str(binaries() / "psql"), connect_settings().url])
 
 
 if __name__ == "__main__":

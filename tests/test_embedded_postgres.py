@@ -14,8 +14,9 @@ import psycopg
 import pytest
 
 from feature_repo.database import PostgresSettings
-from feature_repo.embedded_postgres import EmbeddedPostgresError, Folder, ensure_running
+from feature_repo.embedded_postgres import ensure_running
 from feature_repo.paths import PROJECT_ROOT
+from feature_repo.postgres_server import EmbeddedPostgresError, Folder
 
 # Uses the server until its standard input ends.
 USER = """

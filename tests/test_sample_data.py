@@ -6,10 +6,12 @@ import sys
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-import duckdb
+import psycopg
 import pytest
 
+from feature_repo.database import PostgresSettings
 from forecast_assets.sample_data import SampleSummary, write_sample_data
 
 FILES = ("train.csv", "features.csv", "stores.csv")
@@ -20,25 +22,27 @@ SEEDS = (1, 2, 3)
 # The year-on-year ratio is over the last four weeks, where both years have them, within 0.5..2; else it is 1.
 WMAE = """
     WITH lags AS (
-        SELECT t.*, week.sales AS lag_1, year.sales AS lag_52, record.sales AS latest
+        SELECT t.*, week.sales AS lag_1, year.sales AS lag_52, coalesce(week.sales, record.sales, 0) AS naive
         FROM train t
-        LEFT JOIN train week ON week.store = t.store AND week.dept = t.dept AND week.week = t.week - 7
-        LEFT JOIN train year ON year.store = t.store AND year.dept = t.dept AND year.week = t.week - 364
-        ASOF LEFT JOIN train record ON record.store = t.store AND record.dept = t.dept AND record.week < t.week
-        WHERE t.week BETWEEN $first AND $last
+        LEFT JOIN train week ON (week.store, week.dept, week.week) = (t.store, t.dept, t.week - 7)
+        LEFT JOIN train year ON (year.store, year.dept, year.week) = (t.store, t.dept, t.week - 364)
+        LEFT JOIN LATERAL (
+            SELECT sales FROM train r WHERE (r.store, r.dept) = (t.store, t.dept) AND r.week < t.week
+            ORDER BY r.week DESC LIMIT 1
+        ) record ON TRUE
+        WHERE t.week BETWEEN %(first)s AND %(last)s
     ), recent AS (
         SELECT t.store, t.dept, t.week,
                sum(greatest(now.sales, 0)) / nullif(sum(greatest(before.sales, 0)), 0) AS ratio
         FROM train t
-        JOIN train now ON now.store = t.store AND now.dept = t.dept AND now.week BETWEEN t.week - 28 AND t.week - 7
-        JOIN train before ON before.store = t.store AND before.dept = t.dept AND before.week = now.week - 364
-        WHERE t.week BETWEEN $first AND $last
-        GROUP BY ALL
+        JOIN train now ON (now.store, now.dept) = (t.store, t.dept) AND now.week BETWEEN t.week - 28 AND t.week - 7
+        JOIN train before ON (before.store, before.dept, before.week) = (now.store, now.dept, now.week - 364)
+        WHERE t.week BETWEEN %(first)s AND %(last)s
+        GROUP BY 1, 2, 3
     ), forecasts AS (
-        SELECT sales, if(holiday, 5, 1) AS weight,
-               coalesce(lag_1, latest, 0) AS naive,
+        SELECT sales, CASE WHEN holiday THEN 5 ELSE 1 END AS weight, naive,
                coalesce(lag_52, naive) AS seasonal,
-               coalesce(lag_52 * if(ratio IS NULL, 1, greatest(0.5, least(2, ratio))), naive) AS year_on_year
+               coalesce(lag_52 * coalesce(greatest(0.5, least(2, ratio)), 1), naive) AS year_on_year
         FROM lags LEFT JOIN recent USING (store, dept, week)
     )
     SELECT sum(weight * abs(sales - naive)) / sum(weight),
@@ -46,42 +50,55 @@ WMAE = """
            sum(weight * abs(sales - year_on_year)) / sum(weight)
     FROM forecasts
 """
+TABLES = {
+    "train": "store int, dept int, week date, sales double precision, holiday boolean, PRIMARY KEY (store, dept, week)",
+    "features": "store int, week date, temperature float8, fuel_price float8, markdown1 float8, markdown2 float8, "
+    "markdown3 float8, markdown4 float8, markdown5 float8, cpi float8, unemployment float8, holiday boolean",
+    "stores": "store int, type text, size int",
+}
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A folder of generated files, and a database that holds them."""
+    """A folder of generated files, and a database schema that holds them."""
 
     folder: Path
     summary: SampleSummary
-    database: duckdb.DuckDBPyConnection
+    url: str
+    schema: str
 
-    def one(self, query: str) -> tuple[object, ...]:
-        row: tuple[object, ...] | None = self.database.execute(query).fetchone()
-        assert row is not None
+    def rows(self, query: str, parameters: dict[str, date] | None = None) -> list[tuple[Any, ...]]:
+        with psycopg.connect(self.url, options=f"-csearch_path={self.schema}") as connection:
+            return connection.execute(query, parameters).fetchall()
+
+    def one(self, query: str) -> tuple[Any, ...]:
+        (row,) = self.rows(query)
         return row
 
     def wmae(self, first: str, last: str) -> tuple[float, float, float]:
-        row = self.database.execute(WMAE, {"first": date.fromisoformat(first), "last": date.fromisoformat(last)})
-        naive, seasonal, year_on_year = row.fetchall()[0]
+        ((naive, seasonal, year_on_year),) = self.rows(
+            WMAE, {"first": date.fromisoformat(first), "last": date.fromisoformat(last)}
+        )
         return naive, seasonal, year_on_year
 
 
-def sample(folder: Path, seed: int) -> Sample:
+def sample(folder: Path, seed: int, url: str) -> Sample:
     summary = write_sample_data(folder, seed=seed)
-    database = duckdb.connect()
-    database.execute(
-        "CREATE TABLE train AS SELECT Store AS store, Dept AS dept, Date AS week, Weekly_Sales::DOUBLE AS sales,"
-        f" IsHoliday AS holiday FROM read_csv('{folder / 'train.csv'}')"
-    )
-    database.execute(f"CREATE TABLE features AS FROM read_csv('{folder / 'features.csv'}', nullstr = 'NA')")
-    database.execute(f"CREATE TABLE stores AS FROM read_csv('{folder / 'stores.csv'}')")
-    return Sample(folder, summary, database)
+    schema = f"seed{seed}"
+    with psycopg.connect(url, options=f"-csearch_path={schema}") as connection:
+        connection.execute(f"CREATE SCHEMA {schema}")
+        for table, columns in TABLES.items():
+            connection.execute(f"CREATE TABLE {table} ({columns})")
+            copy = f"COPY {table} FROM STDIN (FORMAT csv, HEADER, NULL 'NA')"
+            with connection.cursor().copy(copy) as stream:
+                stream.write((folder / f"{table}.csv").read_bytes())
+            connection.execute(f"ANALYZE {table}")
+    return Sample(folder, summary, url, schema)
 
 
 @pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Sample]:
-    return {seed: sample(tmp_path_factory.mktemp(f"seed{seed}"), seed) for seed in SEEDS}
+def samples(tmp_path_factory: pytest.TempPathFactory, module_database: PostgresSettings) -> dict[int, Sample]:
+    return {seed: sample(tmp_path_factory.mktemp(f"seed{seed}"), seed, module_database.url) for seed in SEEDS}
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +138,14 @@ def test_the_full_size_has_the_counts_of_the_data_set(full: Sample) -> None:
         " count(DISTINCT week), min(week), max(week) FROM train"
     )
     assert counts == (421_570, 45, 81, 3_331, 143, date(2010, 2, 5), date(2012, 10, 26))
-    assert full.one("SELECT count(*), max(Date) FROM features") == (8_190, date(2013, 7, 26))
+    assert full.one("SELECT count(*), max(week) FROM features") == (8_190, date(2013, 7, 26))
     assert full.one("SELECT count(*), min(Store), max(Store), count(DISTINCT Type) FROM stores") == (45, 1, 45, 3)
 
 
 def test_sales_have_the_size_and_the_spread_of_the_data_set(full: Sample) -> None:
-    mean, median, largest = full.one("SELECT avg(sales), median(sales), max(sales) FROM train")
+    mean, median, largest = full.one(
+        "SELECT avg(sales), percentile_cont(0.5) WITHIN GROUP (ORDER BY sales), max(sales) FROM train"
+    )
     assert (mean, median, largest) == pytest.approx((15_981, 7_612, 693_099), rel=0.35)
 
 
@@ -145,20 +164,20 @@ def test_in_spring_last_year_helps_only_with_the_recent_trend(samples: dict[int,
 
 
 def test_keys_are_unique_sorted_and_on_fridays(full: Sample) -> None:
-    for table, key in (("train", "store, dept, week"), ("features", "Store, Date")):
-        keys = full.database.execute(f"SELECT {key} FROM {table}").fetchall()
+    for table, key in (("train", "store, dept, week"), ("features", "store, week")):
+        keys = full.rows(f"SELECT {key} FROM {table}")
         assert keys == sorted(set(keys))
-    assert full.one("SELECT bool_and(isodow(week) = 5) FROM train") == (True,)
-    assert full.one("SELECT bool_and(isodow(Date) = 5) FROM features") == (True,)
+    assert full.one("SELECT bool_and(extract(isodow FROM week) = 5) FROM train") == (True,)
+    assert full.one("SELECT bool_and(extract(isodow FROM week) = 5) FROM features") == (True,)
 
 
 def test_every_sale_has_its_features_and_its_store_and_the_same_holiday_flag(full: Sample) -> None:
     matches = full.one(
-        "SELECT count(*), bool_and(holiday = IsHoliday) FROM train t JOIN stores s USING (store)"
-        " JOIN features f ON f.Store = t.store AND f.Date = t.week"
+        "SELECT count(*), bool_and(t.holiday = f.holiday) FROM train t JOIN stores USING (store)"
+        " JOIN features f USING (store, week)"
     )
     assert matches == (421_570, True)
-    flagged = full.database.execute("SELECT DISTINCT Date FROM features WHERE IsHoliday ORDER BY 1").fetchall()
+    flagged = full.rows("SELECT DISTINCT week FROM features WHERE holiday ORDER BY 1")
     assert [str(week) for (week,) in flagged] == [
         *("2010-02-12", "2010-09-10", "2010-11-26", "2010-12-31"),
         *("2011-02-11", "2011-09-09", "2011-11-25", "2011-12-30"),
@@ -168,8 +187,8 @@ def test_every_sale_has_its_features_and_its_store_and_the_same_holiday_flag(ful
 
 def test_absent_weeks_are_missing_rows_and_some_series_are_tiny(full: Sample) -> None:
     complete, single, gaps = full.one(
-        "SELECT count(*) FILTER (n = 143), count(*) FILTER (n = 1), sum(span - n)"
-        " FROM (SELECT count(*) AS n, (max(week) - min(week)) // 7 + 1 AS span FROM train GROUP BY store, dept)"
+        "SELECT count(*) FILTER (WHERE n = 143), count(*) FILTER (WHERE n = 1), sum(span - n)"
+        " FROM (SELECT count(*) AS n, (max(week) - min(week)) / 7 + 1 AS span FROM train GROUP BY store, dept) s"
     )
     assert complete == 2_660
     assert single == 37
@@ -177,7 +196,9 @@ def test_absent_weeks_are_missing_rows_and_some_series_are_tiny(full: Sample) ->
 
 
 def test_some_weeks_are_negative_and_a_few_are_zero(full: Sample) -> None:
-    negative, zero, least = full.one("SELECT avg((sales < 0)::INT), sum((sales = 0)::INT), min(sales) FROM train")
+    negative, zero, least = full.one(
+        "SELECT avg((sales < 0)::INT)::float8, sum((sales = 0)::INT), min(sales) FROM train"
+    )
     assert negative == pytest.approx(0.003, rel=0.3)
     assert zero == pytest.approx(73, rel=0.5)
     assert least == pytest.approx(-4_989, rel=0.7)
@@ -185,12 +206,12 @@ def test_some_weeks_are_negative_and_a_few_are_zero(full: Sample) -> None:
 
 def test_what_is_unknown_is_unknown_where_the_data_set_has_it_so(full: Sample) -> None:
     unknown = full.one(
-        "SELECT count(*) FILTER (CPI IS NULL), count(*) FILTER (Unemployment IS NULL),"
-        " min(Date) FILTER (CPI IS NULL), min(Date) FILTER (MarkDown5 IS NOT NULL),"
-        " count(*) FILTER (MarkDown5 IS NULL) FROM features"
+        "SELECT count(*) FILTER (WHERE cpi IS NULL), count(*) FILTER (WHERE unemployment IS NULL),"
+        " min(week) FILTER (WHERE cpi IS NULL), min(week) FILTER (WHERE markdown5 IS NOT NULL),"
+        " count(*) FILTER (WHERE markdown5 IS NULL) FROM features"
     )
     assert unknown == (585, 585, date(2013, 5, 3), date(2011, 11, 11), 4_140)
-    assert full.one("SELECT bool_or(MarkDown2 < 0), bool_and(Temperature IS NOT NULL) FROM features") == (True, True)
+    assert full.one("SELECT bool_or(markdown2 < 0), bool_and(temperature IS NOT NULL) FROM features") == (True, True)
 
 
 def test_the_files_are_written_as_the_originals_are(full: Sample) -> None:

@@ -85,11 +85,11 @@ def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datet
     Raises:
         dg.Failure: the features of a series are not those of ``week``.
     """
-    store = feast.open()
-    response = store.get_online_features(
-        features=store.get_feature_service(INFERENCE_SERVICE),
-        entity_rows=[{"store": store_id, "dept": dept} for store_id, dept in keys],
-    )
+    with feast.open() as store:
+        response = store.get_online_features(
+            features=store.get_feature_service(INFERENCE_SERVICE),
+            entity_rows=[{"store": store_id, "dept": dept} for store_id, dept in keys],
+        )
     table = response.to_arrow(include_event_timestamps=True)
     midnight = datetime.datetime.combine(week, datetime.time(), datetime.UTC)
     stale = pc.index(pc.not_equal(table["is_holiday__ts"], int(midnight.timestamp())), pa.scalar(True)).as_py()

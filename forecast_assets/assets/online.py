@@ -32,8 +32,8 @@ def online_features(
         versions = connection.execute(statement("table_versions")).fetchall()
     coming_week = keys[0][2]
     end = datetime.combine(coming_week, datetime.min.time(), tzinfo=UTC)
-    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints a progress bar per view
-        feast.open().materialize(end - TTL + timedelta(seconds=1), end)
+    with feast.open() as store, contextlib.redirect_stdout(io.StringIO()):  # Feast prints a progress bar per view
+        store.materialize(end - TTL + timedelta(seconds=1), end)
     seconds = time.monotonic() - started
     context.log.info(f"{len(keys):,} series ready for the week of {coming_week} in {seconds:.1f} s")
     return dg.MaterializeResult(

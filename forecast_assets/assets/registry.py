@@ -20,8 +20,8 @@ def feast_registry(context: dg.AssetExecutionContext, feast: FeastStore) -> dg.M
     """Apply the definitions. The data version is the hash of what was applied."""
     from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
 
-    store = feast.open()
-    store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
+    with feast.open() as store:
+        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
     context.log.info(
         f"{len(ENTITIES)} entities, {len(FEATURE_VIEWS)} feature views, {len(FEATURE_SERVICES)} feature services"
     )

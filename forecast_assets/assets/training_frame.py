@@ -46,10 +46,10 @@ def training_frame(
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Retrieve, validate, publish."""
     started = time.monotonic()
-    store = feast.open()
-    service = store.get_feature_service(TRAINING_SERVICE)
     entity_rows = statement("labelled_rows")
-    frame = store.get_historical_features(entity_df=entity_rows, features=service).to_arrow()
+    with feast.open() as store:
+        service = store.get_feature_service(TRAINING_SERVICE)
+        frame = store.get_historical_features(entity_df=entity_rows, features=service).to_arrow()
     retrieved = time.monotonic()
     context.log.info(f"{frame.num_rows:,} rows and {frame.num_columns} columns in {retrieved - started:.1f} s")
 

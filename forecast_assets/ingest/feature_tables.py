@@ -151,11 +151,10 @@ def _holiday_flags(
     flags[series, columns] = train["IsHoliday"].to_numpy(zero_copy_only=False)
     coming = train_end(drop) + datetime.timedelta(days=DAYS_PER_WEEK)
     announced = drop.features.table.filter(pc.equal(drop.features.table["Date"], coming))
-    if announced.num_rows:
-        holiday_stores = announced.filter(announced["IsHoliday"])["Store"].to_numpy()
-        flags[:, -1] = np.isin(series_stores, holiday_stores)
-    elif n_weeks > WEEKS_PER_YEAR:
+    if n_weeks > WEEKS_PER_YEAR:
         flags[:, -1] = flags[:, -1 - WEEKS_PER_YEAR].any()
+    said = np.isin(series_stores, announced["Store"].to_numpy())
+    flags[said, -1] = np.isin(series_stores[said], announced.filter(announced["IsHoliday"])["Store"].to_numpy())
     return flags
 
 
