@@ -18,9 +18,10 @@ from feature_repo.database import PostgresSettings
 from feature_repo.features import TIMESTAMP
 from forecast_assets.content_hash import content_hash
 from forecast_assets.ingest.drop import read_drop
-from forecast_assets.ingest.feature_tables import FeatureTable
+from forecast_assets.ingest.feature_tables import FeatureTable, sales_features_table, store_features_table
 from forecast_assets.ingest.ledger import record_accepted
 from forecast_assets.ingest.publish import publish
+from forecast_assets.sample_data import write_sample_data
 from forecast_assets.sql import statement
 
 Key = tuple[int, int, int]  # store, dept, week
@@ -227,3 +228,22 @@ def test_the_ledger_has_each_content_once(landing: Path, database: PostgresSetti
         ("stores.csv", 3, None, None, "other stores"),
         ("train.csv", 4216, EPOCH, datetime.date(2012, 10, 26), "first"),
     ]
+
+
+def test_one_more_week_ends_bit_identical_to_a_load_from_scratch(
+    database: PostgresSettings, module_database: PostgresSettings, tmp_path: Path
+) -> None:
+    write_sample_data(tmp_path / "earlier", size=0.01, through=datetime.date(2012, 10, 19))
+    write_sample_data(tmp_path / "full", size=0.01)
+    for landing in ("earlier", "full"):
+        drop = read_drop(tmp_path / landing)
+        for table in (sales_features_table(drop), store_features_table(drop)):
+            publication = publish(table, database, run_id="")
+            if landing == "full":
+                assert publication.upserted < publication.rows / 10
+                publish(table, module_database, run_id="")
+
+    for name in ("sales_features", "store_features"):
+        query = f"SELECT * FROM {name} ORDER BY store, date, {name}::text"
+        with psycopg.connect(database.url) as grown, psycopg.connect(module_database.url) as fresh:
+            assert grown.execute(query).fetchall() == fresh.execute(query).fetchall()

@@ -11,6 +11,7 @@ from feature_repo.features import TIMESTAMP
 from forecast_assets.content_hash import content_hash
 from forecast_assets.ingest.feature_tables import FeatureTable
 from forecast_assets.ingest.ledger import create_catalog
+from forecast_assets.ingest.table_diff import differing_rows
 from forecast_assets.sql import statement
 
 _STAGING = "staging"
@@ -46,7 +47,7 @@ def publish(table: FeatureTable, settings: PostgresSettings, *, run_id: str) -> 
             connection.rollback()
             return Publication(version, table.rows.num_rows, upserted=0, deleted=0)
         if columns == _columns_to_be(cursor, table.rows.schema):
-            upserted, deleted = _merge(cursor, table)
+            upserted, deleted = _update(cursor, table)
         else:
             upserted, deleted = _create(cursor, table), 0
         cursor.execute(statement("record_table_version"), [table.name, version, table.rows.num_rows, run_id])
@@ -90,29 +91,23 @@ def _create(cursor: Any, table: FeatureTable) -> int:
     return table.rows.num_rows
 
 
-def _merge(cursor: Any, table: FeatureTable) -> tuple[int, int]:
-    columns = table.rows.column_names
-    cursor.adbc_ingest(_STAGING, table.rows, mode="create", temporary=True)
-    cursor.execute(f"ANALYZE {_STAGING}")
-    same_key = " AND ".join(f"old.{column} = new.{column}" for column in table.key)
-    names, new = (", ".join(f"{prefix}{column}" for column in columns) for prefix in ("", "excluded."))
-    deleted = _count(
-        cursor,
-        f"WITH gone AS (DELETE FROM {table.name} old WHERE NOT EXISTS "  # noqa: S608 - names are ours
-        f"(SELECT FROM {_STAGING} new WHERE {same_key}) RETURNING 1) SELECT count(*) FROM gone",
-    )
-    upserted = _count(
-        cursor,
-        f"WITH changed AS (INSERT INTO {table.name} AS old ({names}) "  # noqa: S608
-        f"SELECT {names} FROM (SELECT * FROM {_STAGING} EXCEPT SELECT * FROM {table.name}) differing "
-        f"ON CONFLICT ({', '.join(table.key)}) DO UPDATE SET ({names}) = ROW({new}) RETURNING 1) "
-        "SELECT count(*) FROM changed",
-    )
-    cursor.execute(f"DROP TABLE {_STAGING}")
-    return upserted, deleted
-
-
-def _count(cursor: Any, sql: str) -> int:
-    cursor.execute(sql)
-    (count,) = cursor.fetchone()
-    return int(count)
+def _update(cursor: Any, table: FeatureTable) -> tuple[int, int]:
+    """Reads the table, and writes only what differs: a new week touches its own rows and those it has an effect on."""
+    names = ", ".join(table.rows.column_names)
+    cursor.execute(f"SELECT {names} FROM {table.name}")  # noqa: S608 - names are ours
+    present = cursor.fetch_arrow_table().cast(table.rows.schema)
+    changed, gone = differing_rows(present, table.rows, table.key)
+    key = ", ".join(table.key)
+    if gone.num_rows:
+        cursor.adbc_ingest(_STAGING, gone, mode="create", temporary=True)
+        cursor.execute(f"DELETE FROM {table.name} WHERE ({key}) IN (SELECT {key} FROM {_STAGING})")  # noqa: S608
+        cursor.execute(f"DROP TABLE {_STAGING}")
+    if changed.num_rows:
+        cursor.adbc_ingest(_STAGING, changed, mode="create", temporary=True)
+        new = ", ".join(f"excluded.{column}" for column in table.rows.column_names)
+        cursor.execute(
+            f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {_STAGING} "  # noqa: S608
+            f"ON CONFLICT ({key}) DO UPDATE SET ({names}) = ROW({new})"
+        )
+        cursor.execute(f"DROP TABLE {_STAGING}")
+    return changed.num_rows, gone.num_rows
