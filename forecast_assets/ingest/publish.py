@@ -10,8 +10,8 @@ from feature_repo.database import PostgresSettings
 from feature_repo.features import TIMESTAMP
 from forecast_assets.content_hash import content_hash
 from forecast_assets.ingest.feature_tables import FeatureTable
+from forecast_assets.ingest.fingerprint import changes, fingerprint, from_bytes, to_bytes
 from forecast_assets.ingest.ledger import create_catalog
-from forecast_assets.ingest.table_diff import differing_rows
 from forecast_assets.sql import statement
 
 _STAGING = "staging"
@@ -34,33 +34,40 @@ class Publication:
 def publish(table: FeatureTable, settings: PostgresSettings, *, run_id: str) -> Publication:
     """Make the PostgreSQL table hold exactly ``table.rows``, in one transaction.
 
-    Rows that are there already are not touched: publishing the same content again writes nothing, and a reader's
-    snapshot stays whole. Two publications of one table wait for each other.
+    Rows that are there already are not touched: publishing the same content again writes nothing, a new week writes
+    its own rows and those it has an effect on, and a reader's snapshot stays whole. Two publications of one table
+    wait for each other.
     """
     version = content_hash(table.rows)
+    prints = fingerprint(table.rows, table.key)
     create_catalog(settings)
     with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext($1)::bigint)", [table.name])
         cursor.fetchall()
         columns = _columns(cursor, table.name)
-        if columns and _published_version(cursor, table.name) == version:
+        published = _published(cursor, table.name) if columns else None
+        if published is not None and published[0] == version:
             connection.rollback()
             return Publication(version, table.rows.num_rows, upserted=0, deleted=0)
-        if columns == _columns_to_be(cursor, table.rows.schema):
-            upserted, deleted = _update(cursor, table)
+        if published is not None and columns == _columns_to_be(cursor, table.rows.schema):
+            changed, gone = changes(from_bytes(published[1]), prints, table.key)
+            upserted, deleted = _update(cursor, table, table.rows.filter(pa.array(changed)), gone), gone.num_rows
         else:
             upserted, deleted = _create(cursor, table), 0
-        cursor.execute(statement("record_table_version"), [table.name, version, table.rows.num_rows, run_id])
+        cursor.execute(
+            statement("record_table_version"), [table.name, version, to_bytes(prints), table.rows.num_rows, run_id]
+        )
         connection.commit()
         cursor.execute(f"ANALYZE {table.name}")
         connection.commit()
     return Publication(version, table.rows.num_rows, upserted, deleted)
 
 
-def _published_version(cursor: Any, name: str) -> str | None:
-    cursor.execute("SELECT data_version FROM feature_table_versions WHERE table_name = $1", [name])
+def _published(cursor: Any, name: str) -> tuple[str, bytes] | None:
+    """Data version and fingerprint of the published table."""
+    cursor.execute("SELECT data_version, fingerprint FROM feature_table_versions WHERE table_name = $1", [name])
     row = cursor.fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else (str(row[0]), bytes(row[1]))
 
 
 def _columns(cursor: Any, name: str) -> list[str]:
@@ -91,23 +98,19 @@ def _create(cursor: Any, table: FeatureTable) -> int:
     return table.rows.num_rows
 
 
-def _update(cursor: Any, table: FeatureTable) -> tuple[int, int]:
-    """Reads the table, and writes only what differs: a new week touches its own rows and those it has an effect on."""
-    names = ", ".join(table.rows.column_names)
-    cursor.execute(f"SELECT {names} FROM {table.name}")  # noqa: S608 - names are ours
-    present = cursor.fetch_arrow_table().cast(table.rows.schema)
-    changed, gone = differing_rows(present, table.rows, table.key)
-    key = ", ".join(table.key)
+def _update(cursor: Any, table: FeatureTable, changed: pa.Table, gone: pa.Table) -> int:
+    """Remove the rows with the keys ``gone`` and write the rows ``changed``. Returns how many were written."""
+    names, key = ", ".join(changed.column_names), ", ".join(table.key)
     if gone.num_rows:
         cursor.adbc_ingest(_STAGING, gone, mode="create", temporary=True)
         cursor.execute(f"DELETE FROM {table.name} WHERE ({key}) IN (SELECT {key} FROM {_STAGING})")  # noqa: S608
         cursor.execute(f"DROP TABLE {_STAGING}")
     if changed.num_rows:
         cursor.adbc_ingest(_STAGING, changed, mode="create", temporary=True)
-        new = ", ".join(f"excluded.{column}" for column in table.rows.column_names)
+        new = ", ".join(f"excluded.{column}" for column in changed.column_names)
         cursor.execute(
-            f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {_STAGING} "  # noqa: S608
+            f"INSERT INTO {table.name} ({names}) SELECT {names} FROM {_STAGING} "  # noqa: S608 - names are ours
             f"ON CONFLICT ({key}) DO UPDATE SET ({names}) = ROW({new})"
         )
         cursor.execute(f"DROP TABLE {_STAGING}")
-    return changed.num_rows, gone.num_rows
+    return changed.num_rows

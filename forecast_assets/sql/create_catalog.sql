@@ -13,6 +13,7 @@ COMMENT ON TABLE ingest_ledger IS 'Each accepted file of a drop, once per conten
 CREATE TABLE IF NOT EXISTS feature_table_versions (
     table_name   text        PRIMARY KEY,
     data_version text        NOT NULL,
+    fingerprint  bytea       NOT NULL,
     row_count    bigint      NOT NULL,
     published_at timestamptz NOT NULL DEFAULT now(),
     run_id       text        NOT NULL
