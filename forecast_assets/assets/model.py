@@ -112,7 +112,10 @@ def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> d
     challenged = champion_path if champion_path not in (None, candidate_path) else None
     champion_scores = None
     if challenged is not None:
-        champion_scores = _score_again(challenged, candidate, artifacts)
+        try:
+            champion_scores = _score_again(challenged, candidate, artifacts)
+        except TrainerError as error:
+            context.log.warning(f"the champion cannot forecast the present frame, so it has no say: {error}")
     decision = decide(candidate["scores"], candidate["baselines"], champion_scores)
     for reason in decision.reasons:
         context.log.info(reason)
