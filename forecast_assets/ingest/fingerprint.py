@@ -22,7 +22,7 @@ def fingerprint(table: pa.Table, key: Sequence[str]) -> pa.Table:
     """The key columns and ``row_hash``, a 64-bit hash over all columns of each row, in the table's order.
 
     A changed row keeps its hash with a probability of 2^-64. Columns may be numbers, booleans, dates, timestamps,
-    strings, or fixed-size lists of numbers.
+    strings, or lists of numbers.
     """
     hashes = np.zeros(table.num_rows, np.uint64)
     with np.errstate(over="ignore"):
@@ -80,13 +80,9 @@ def _mix(values: Hashes) -> Hashes:
 
 def _bits(column: pa.Array) -> Hashes:
     """64 bits for each value; NULL has bits of its own."""
-    if pa.types.is_fixed_size_list(column.type):
-        values = _bits(column.flatten()).reshape(len(column), column.type.list_size)
-        bits = np.zeros(len(column), np.uint64)
-        for element in values.T:
-            bits = _mix(bits ^ _mix(element))
-        return bits
-    if pa.types.is_string(column.type):
+    if pa.types.is_list(column.type):
+        bits = _list_bits(column)
+    elif pa.types.is_string(column.type):
         encoded = column.dictionary_encode()
         words = [_word_of(text) for text in encoded.dictionary.to_pylist()] or [0]
         bits = np.array(words, np.uint64)[pc.fill_null(encoded.indices, 0).to_numpy()]
@@ -99,6 +95,16 @@ def _bits(column: pa.Array) -> Hashes:
             column = column.cast(pa.uint8())
         bits = pc.fill_null(column.cast(pa.int64()), 0).to_numpy().view(np.uint64)
     return np.where(pc.is_null(column).to_numpy(zero_copy_only=False), _NULL, bits)
+
+
+def _list_bits(column: pa.ListArray) -> Hashes:
+    """The sum over a list's elements, each mixed with its position, so that their order counts."""
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy().astype(np.int64)
+    row = np.repeat(np.arange(len(column)), lengths)
+    position = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    bits = _mix(lengths.astype(np.uint64))
+    np.add.at(bits, row, _mix(_bits(column.flatten()) ^ _mix(position.astype(np.uint64))))
+    return bits
 
 
 def _word_of(text: str) -> int:
