@@ -64,7 +64,14 @@ class Installation:
 
     def state(self) -> dict[str, object]:
         """Everything that a run publishes, down to the version of each database row (xmin)."""
-        tables = ("sales_features", "store_features", "weekly_forecasts", "ingest_ledger", "feature_table_versions")
+        tables = (
+            "sales_features",
+            "store_features",
+            "sales_windows",
+            "weekly_forecasts",
+            "ingest_ledger",
+            "feature_table_versions",
+        )
         return {
             **{table: self.query(f"SELECT xmin, * FROM {table} ORDER BY 2, 3, 4") for table in tables},
             "online": self.query(
