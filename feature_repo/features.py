@@ -4,24 +4,43 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-FeatureType = Literal["float64", "int32", "int64", "bool", "string"]
+FeatureType = Literal["float64", "int32", "int64", "bool", "string", "float64[]"]
 
 ENTITY_KEYS = ("store", "dept")
 TIMESTAMP = "event_timestamp"
 LABEL = "weekly_sales"
+WINDOW_WEEKS = 52
 
 TRAINING_SERVICE = "demand_forecasting_service"
 INFERENCE_SERVICE = "demand_forecasting_inference"
+SEQUENCE_SERVICE = "demand_forecasting_sequence"
 
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """A stored feature. The value of a ``nullable`` one may be missing."""
+    """A feature, stored or on demand. The value of a ``nullable`` one may be missing."""
 
     name: str
     type: FeatureType
     description: str
     nullable: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A feature view: of a table or, where it is on demand, of other views.
+
+    Attributes:
+        keys: the entities whose values tell one row from another.
+        sources: the tables that it reads, or the views that it is computed from.
+    """
+
+    name: str
+    features: tuple[Feature, ...]
+    keys: tuple[str, ...]
+    sources: tuple[str, ...]
+    description: str
+    on_demand: bool = False
 
 
 def _lag(weeks: int) -> Feature:
@@ -55,6 +74,74 @@ STORE_EXTERNAL: tuple[Feature, ...] = (
     Feature("store_size", "int64", "Store size, square feet", nullable=False),
 )
 
+SALES_WINDOW: tuple[Feature, ...] = (
+    Feature(
+        f"sales_window_{WINDOW_WEEKS}",
+        "float64[]",
+        f"Sales in dollars of the {WINDOW_WEEKS} calendar weeks before, the oldest first; NaN for a week without a row",
+        nullable=False,
+    ),
+)
+
+# Computed by feature_repo.transformations, which says the formulas' guards: none of these is ever missing.
+FEATURE_TRANSFORMATIONS: tuple[Feature, ...] = (
+    Feature("temperature_normalized", "float64", "Temperature from 5 to 100 °F as 0 to 1", nullable=False),
+    Feature("holiday_markdown_interaction", "float64", "Total markdown in a holiday week, else 0", nullable=False),
+    Feature("markdown_momentum", "float64", "Total markdown per dollar sold last week", nullable=False),
+    Feature("seasonal_sine", "float64", "Sine of the ISO week, period 52", nullable=False),
+    Feature("seasonal_cosine", "float64", "Cosine of the ISO week, period 52", nullable=False),
+)
+TEMPORAL_TRANSFORMATIONS: tuple[Feature, ...] = (
+    Feature("sales_velocity", "float64", "Relative change of sales from two weeks ago to last week", nullable=False),
+    Feature("sales_acceleration", "float64", "Velocity less the change from four to two weeks ago", nullable=False),
+    Feature("demand_stability_score", "float64", "1 for 4 even weeks before, 0 for erratic ones", nullable=False),
+)
+
+VIEWS: tuple[View, ...] = (
+    View(
+        name="sales_history_features",
+        features=SALES_HISTORY,
+        keys=ENTITY_KEYS,
+        sources=("sales_features",),
+        description="Sales of earlier weeks; the week's own sales are the label",
+    ),
+    View(
+        name="store_external_features",
+        features=STORE_EXTERNAL,
+        keys=("store",),
+        sources=("store_features",),
+        description="Weather, prices, promotions and the store's own attributes",
+    ),
+    View(
+        name="sales_window_features",
+        features=SALES_WINDOW,
+        keys=ENTITY_KEYS,
+        sources=("sales_features", "sales_windows"),
+        description="The sales of the year before as one array, for sequence models",
+    ),
+    View(
+        name="feature_transformations",
+        features=FEATURE_TRANSFORMATIONS,
+        keys=ENTITY_KEYS,
+        sources=("sales_history_features", "store_external_features"),
+        description="Promotion, weather and season, combined on demand",
+        on_demand=True,
+    ),
+    View(
+        name="temporal_transformations",
+        features=TEMPORAL_TRANSFORMATIONS,
+        keys=ENTITY_KEYS,
+        sources=("sales_history_features",),
+        description="How sales move and how even they are, on demand",
+        on_demand=True,
+    ),
+)
+
+ON_DEMAND = FEATURE_TRANSFORMATIONS + TEMPORAL_TRANSFORMATIONS
+FRAME_FEATURES = SALES_HISTORY + STORE_EXTERNAL + ON_DEMAND
+"""The columns of the training frame after its keys, in this order."""
+FRAME_VIEWS = [view.name for view in VIEWS if set(view.features) <= set(FRAME_FEATURES)]
+
 CATEGORICAL = ("store", "dept", "store_type")
 
 
@@ -64,5 +151,5 @@ def names(features: Iterable[Feature]) -> list[str]:
 
 
 def numeric_inputs() -> list[str]:
-    """The model's numeric inputs: every feature but the label and the categories."""
-    return [name for name in names(SALES_HISTORY + STORE_EXTERNAL) if name not in (LABEL, *CATEGORICAL)]
+    """The model's numeric inputs: every feature of the frame but the label and the categories."""
+    return [name for name in names(FRAME_FEATURES) if name not in (LABEL, *CATEGORICAL)]

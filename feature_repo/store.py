@@ -2,6 +2,7 @@
 
 import os
 import string
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,6 +46,16 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
         online_store: Any = store._get_provider().online_store
         if online_store._conn is not None:
             online_store._conn.close()
+
+
+def apply_definitions(store: "FeatureStore") -> None:
+    """Make the registry hold the definitions of this folder."""
+    from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
+
+    with warnings.catch_warnings():
+        # Of the offline retrieval's speed, which is measured here.
+        warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
+        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
 
 
 def _variables(settings: PostgresSettings) -> dict[str, str]:

@@ -10,12 +10,16 @@ import pyarrow.compute as pc
 def content_hash(table: pa.Table) -> str:
     """SHA-256 over names, types and values in order: equal for tables that are equal row by row.
 
-    NULL differs from zero and from NaN. Columns may be numbers, booleans, dates, timestamps or strings.
+    NULL differs from zero and from NaN. Columns may be numbers, booleans, dates, timestamps, strings or lists of
+    numbers.
     """
     digest = hashlib.sha256()
     for name in table.column_names:
         column = table[name].combine_chunks()
         digest.update(json.dumps([name, str(column.type), len(column)]).encode())
+        if pa.types.is_list(column.type):
+            digest.update(pc.fill_null(pc.list_value_length(column), -1).to_numpy().tobytes())
+            column = pc.list_flatten(column)
         if pa.types.is_string(column.type):
             # Values in order of appearance: the same content gives the same dictionary.
             encoded = column.dictionary_encode()

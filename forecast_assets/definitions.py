@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from forecast_assets.assets.features import sales_features, store_features
+from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.forecasts import weekly_forecasts
 from forecast_assets.assets.model import candidate_model, champion_model
 from forecast_assets.assets.online import online_features
@@ -20,6 +20,7 @@ defs = dg.Definitions(
         raw_drop,
         sales_features,
         store_features,
+        sales_windows,
         feast_registry,
         training_frame,
         candidate_model,

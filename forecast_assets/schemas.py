@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from feature_repo.features import ENTITY_KEYS, LABEL, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, Feature
+from feature_repo.features import ENTITY_KEYS, FRAME_FEATURES, LABEL, STORE_EXTERNAL, TIMESTAMP, Feature
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,10 @@ _RANGES: dict[str, tuple[float | None, float | None]] = {
     "fuel_price": (0, None),
     "temperature": (-130, 140),
     "store_size": (1, None),
+    "temperature_normalized": (0, 1),
+    "seasonal_sine": (-1, 1),
+    "seasonal_cosine": (-1, 1),
+    "demand_stability_score": (0, 1),
 }
 # The history of a series' first weeks is missing, and feeds may start late; what identifies a row may not be missing.
 _SHOWN_FAILURES = 20
@@ -47,7 +51,7 @@ def training_frame_schema() -> "pa_pandas.DataFrameSchema":
 
     columns = {key: pa_pandas.Column("int64", pa_pandas.Check.ge(1)) for key in ENTITY_KEYS}
     columns[TIMESTAMP] = pa_pandas.Column("datetime64[us, UTC]")
-    for feature in SALES_HISTORY + STORE_EXTERNAL:
+    for feature in FRAME_FEATURES:
         columns[feature.name] = _column(feature)
     return pa_pandas.DataFrameSchema(columns, strict=True, ordered=True, unique=[*ENTITY_KEYS, TIMESTAMP])
 
@@ -99,7 +103,7 @@ def _to_pandas(frame: pa.Table) -> "pd.DataFrame":
         pa.string(): pd.StringDtype(),
     }
     # int64 is not in the map: the entity keys are not nullable.
-    features = {feature.name for feature in SALES_HISTORY + STORE_EXTERNAL}
+    features = {feature.name for feature in FRAME_FEATURES}
     result = frame.to_pandas(types_mapper=nullable_types.get)
     sizes = [field.name for field in frame.schema if field.type == pa.int64() and field.name in features]
     return result.astype(dict.fromkeys(sizes, "Int64"))

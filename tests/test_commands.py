@@ -63,7 +63,13 @@ def test_every_asset_says_what_it_is_and_who_owns_it() -> None:
         "stores_csv": "raw",
         "sales_features": "features",
         "store_features": "features",
+        "sales_windows": "features",
         "feast_registry": "feature_store",
+        "sales_history_features": "feature_store",
+        "store_external_features": "feature_store",
+        "sales_window_features": "feature_store",
+        "feature_transformations": "feature_store",
+        "temporal_transformations": "feature_store",
         "training_frame": "feature_store",
         "candidate_model": "model",
         "champion_model": "model",
@@ -93,7 +99,7 @@ def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(tmp_path: Pat
         ui.wait(timeout=60)
 
     assert "weekly_forecasts" in assets
-    assert len(assets) == 11
+    assert len(assets) == 17
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
 

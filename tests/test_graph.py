@@ -67,6 +67,8 @@ class Installation:
         tables = ("sales_features", "store_features", "weekly_forecasts", "ingest_ledger", "feature_table_versions")
         return {
             **{table: self.query(f"SELECT xmin, * FROM {table} ORDER BY 2, 3, 4") for table in tables},
+            # As text, because NaN is not equal to itself.
+            "sales_windows": self.query("SELECT xmin, t::text FROM sales_windows t ORDER BY store, dept"),
             "online": self.query(
                 "SELECT entity_key, feature_name, value, event_ts FROM "
                 "feast_online.demand_forecasting_sales_history_features ORDER BY 1, 2"

@@ -21,17 +21,16 @@ from feature_repo.database import PostgresSettings
 from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
 from feature_repo.features import (
     ENTITY_KEYS,
+    FRAME_FEATURES,
     INFERENCE_SERVICE,
     LABEL,
-    SALES_HISTORY,
-    STORE_EXTERNAL,
     TIMESTAMP,
     TRAINING_SERVICE,
     names,
 )
 from feature_repo.store import open_store
 from forecast_assets.ingest.drop import read_drop
-from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
+from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
 from forecast_assets.ingest.publish import publish
 from forecast_assets.sql import statement
 
@@ -52,7 +51,7 @@ def feature_store(module_database: PostgresSettings, small_drop: Path) -> Iterat
     with psycopg.connect(module_database.url) as connection:
         connection.execute(OBSERVATIONS)
     drop = read_drop(small_drop)
-    for table in (sales_features_table(drop), store_features_table(drop)):
+    for table in (sales_features_table(drop), sales_windows_table(drop), store_features_table(drop)):
         publish(table, module_database, run_id="")
     source = PostgreSQLSource(
         name="observations",
@@ -214,14 +213,8 @@ def test_retrieval_without_entity_rows_says_what_is_needed(feature_store: Featur
         feature_store.get_historical_features(features=["always:amount"], start_date=DAY_0, end_date=DAY_0).to_df()
 
 
-def test_the_registered_features_are_the_listed_ones_with_their_types(feature_store: FeatureStore) -> None:
-    for view, listed in (("sales_history_features", SALES_HISTORY), ("store_external_features", STORE_EXTERNAL)):
-        registered = feature_store.get_feature_view(view).features
-        assert [(field.name, str(field.dtype).lower()) for field in registered] == [(f.name, f.type) for f in listed]
-
-
 def test_what_is_trained_on_is_what_is_served_and_the_label(feature_store: FeatureStore) -> None:
-    everything = names(SALES_HISTORY + STORE_EXTERNAL)
+    everything = names(FRAME_FEATURES)
     by_service = {
         service: feature_store.get_historical_features(
             statement("labelled_rows"), feature_store.get_feature_service(service)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from feature_repo.features import ENTITY_KEYS, LABEL, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, names
+from feature_repo.features import ENTITY_KEYS, FRAME_FEATURES, LABEL, TIMESTAMP, names
+from feature_repo.transformations import INPUTS, on_demand_features
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
 from forecast_assets.schemas import validate_training_frame
@@ -25,7 +26,10 @@ def frame(small_drop: Path) -> pa.Table:
     joined = labelled.join(stores.drop_columns(["date"]), ["store", TIMESTAMP]).sort_by(
         [(name, "ascending") for name in (*ENTITY_KEYS, TIMESTAMP)]
     )
-    return joined.select([*ENTITY_KEYS, TIMESTAMP, *names(SALES_HISTORY + STORE_EXTERNAL)])
+    inputs = {name: joined[name].cast(pa.float64()).to_numpy() for view in INPUTS for name in INPUTS[view]}
+    for name, values in on_demand_features(inputs).items():
+        joined = joined.append_column(name, pa.array(values))
+    return joined.select([*ENTITY_KEYS, TIMESTAMP, *names(FRAME_FEATURES)])
 
 
 def replaced(column: str, *values: Any) -> Edit:
@@ -76,6 +80,12 @@ BROKEN: list[tuple[str, Edit, set[tuple[str, str, int]]]] = [
         {("sales_rolling_std_4", "greater_than_or_equal_to(0)", 1)},
     ),
     ("unemployment 101 %", replaced("unemployment", 101.0), {("unemployment", "less_than_or_equal_to(100)", 1)}),
+    ("no season", replaced("seasonal_sine", None), {("seasonal_sine", "not_nullable", 1)}),
+    (
+        "colder than cold",
+        replaced("temperature_normalized", -0.1),
+        {("temperature_normalized", "greater_than_or_equal_to(0)", 1)},
+    ),
     ("column missing", lambda frame: frame.drop_columns(["cpi"]), {("the frame", "column_in_dataframe", 1)}),
     ("column unknown", lambda frame: frame.append_column("x", frame["cpi"]), {("the frame", "column_in_schema", 1)}),
     (

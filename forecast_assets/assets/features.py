@@ -1,14 +1,20 @@
-"""The two feature tables in PostgreSQL."""
+"""The feature tables in PostgreSQL."""
 
 import time
 from typing import Any
 
 import dagster as dg
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import SALES_HISTORY, STORE_EXTERNAL, Feature
+from feature_repo.features import SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, Feature
 from forecast_assets.assets.common import OWNERS
-from forecast_assets.ingest.feature_tables import FeatureTable, sales_features_table, store_features_table
+from forecast_assets.ingest.feature_tables import (
+    FeatureTable,
+    sales_features_table,
+    sales_windows_table,
+    store_features_table,
+)
 from forecast_assets.ingest.publish import publish
 from forecast_assets.metadata import column_schema, null_rates
 from forecast_assets.resources import Artifacts, Postgres
@@ -47,6 +53,22 @@ def store_features(
     return _publish(context, postgres, store_features_table(artifacts.raw.load()), STORE_EXTERNAL, started, {})
 
 
+@dg.asset(
+    group_name="features",
+    kinds={"postgres", "table"},
+    owners=OWNERS,
+    deps=["train_csv"],
+    description="One row per series with all its weekly sales in one array, NaN for a week without a row. The 52 weeks "
+    "before any week are a slice of it.",
+)
+def sales_windows(
+    context: dg.AssetExecutionContext, artifacts: Artifacts, postgres: Postgres
+) -> dg.MaterializeResult[None]:
+    """Publish each series' sales as an array in one transaction."""
+    started = time.monotonic()
+    return _publish(context, postgres, sales_windows_table(artifacts.raw.load()), (), started, {})
+
+
 def _publish(
     context: dg.AssetExecutionContext,
     postgres: Postgres,
@@ -61,7 +83,7 @@ def _publish(
         f"{publication.upserted:,} written, {publication.deleted:,} removed" if publication.changed else "unchanged"
     )
     context.log.info(f"{publication.rows:,} rows in {settings.label}: {changes}")
-    weeks = pc.min_max(table.rows["date"]).as_py()
+    first, last = (TIMESTAMP, TIMESTAMP) if TIMESTAMP in table.rows.column_names else ("first_week", "last_week")
     descriptions = {feature.name: feature.description for feature in features}
     return dg.MaterializeResult(
         data_version=dg.DataVersion(publication.data_version),
@@ -72,9 +94,13 @@ def _publish(
             "missing_values": null_rates(table.rows),
             "rows_written": publication.upserted,
             "rows_removed": publication.deleted,
-            "first_week": weeks["min"].isoformat(),
-            "last_week": weeks["max"].isoformat(),
+            "first_week": _day(pc.min(table.rows[first])),
+            "last_week": _day(pc.max(table.rows[last])),
             "seconds": round(time.monotonic() - started, 2),
             **metadata,
         },
     )
+
+
+def _day(moment: pa.Scalar) -> str:
+    return str(moment.cast(pa.date32()).as_py().isoformat())

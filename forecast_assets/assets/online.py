@@ -1,30 +1,42 @@
 """The online store: the newest features of every series, which are those of the coming week."""
 
-import contextlib
-import io
 import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import dagster as dg
 
+from feature_repo.features import VIEWS
 from forecast_assets.assets.common import OWNERS
+from forecast_assets.metadata import markdown_table
 from forecast_assets.resources import FeastStore, Postgres
 from forecast_assets.sql import statement
+
+PARITY_CHECK = "online_equals_offline"
 
 
 @dg.asset(
     group_name="serving",
     kinds={"feast", "postgres"},
     owners=OWNERS,
-    deps=["feast_registry", "sales_features", "store_features", "champion_model"],
+    deps=[*(view.name for view in VIEWS), "champion_model"],
+    check_specs=[
+        dg.AssetCheckSpec(
+            PARITY_CHECK,
+            asset="online_features",
+            description="For every live series, what is served is what a training would see of the same week: stored "
+            "features to the bit, on-demand features to 1e-12.",
+        )
+    ],
     description="Each series' newest features in Feast's online store: for a live series those of the coming week, "
-    "from which its forecast is made.",
+    "from which its forecast is made. On-demand features are computed here and only read after that.",
 )
 def online_features(
     context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres
-) -> dg.MaterializeResult[None]:
-    """Materialize both feature views up to the coming week."""
-    from feature_repo.definitions import TTL
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Materialize all feature views up to the coming week, and compare what is served with the offline store."""
+    from feature_repo.materialize import materialize
+    from feature_repo.parity import compare
 
     started = time.monotonic()
     with postgres.connect() as connection:
@@ -32,11 +44,29 @@ def online_features(
         versions = connection.execute(statement("table_versions")).fetchall()
     coming_week = keys[0][2]
     end = datetime.combine(coming_week, datetime.min.time(), tzinfo=UTC)
-    with feast.open() as store, contextlib.redirect_stdout(io.StringIO()):  # Feast prints a progress bar per view
-        store.materialize(end - TTL + timedelta(seconds=1), end)
-    seconds = time.monotonic() - started
+    with feast.open() as store:
+        materialize(store, end)
+        materialized = time.monotonic()
+        parity = compare(store, [(store_id, dept) for store_id, dept, _ in keys], end)
+    seconds = materialized - started
     context.log.info(f"{len(keys):,} series ready for the week of {coming_week} in {seconds:.1f} s")
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         data_version=dg.DataVersion("-".join(version[:16] for _, version in versions)),
         metadata={"series": len(keys), "week": coming_week.isoformat(), "seconds": round(seconds, 2)},
+    )
+    if parity.first:
+        context.log.error(f"{parity.values:,} online values are not the offline ones, first {parity.first[0]}")
+    yield dg.AssetCheckResult(
+        check_name=PARITY_CHECK,
+        passed=not parity.first,
+        metadata={
+            "series": parity.series,
+            "features": parity.features,
+            "different_values": parity.values,
+            "first_differences": markdown_table(
+                ("feature", "store", "dept", "online", "offline"),
+                [(d.feature, d.store, d.dept, d.online, d.offline) for d in parity.first],
+            ),
+            "seconds": round(time.monotonic() - materialized, 2),
+        },
     )

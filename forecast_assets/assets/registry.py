@@ -1,42 +1,81 @@
-"""The Feast registry: what the feature store knows of the tables."""
+"""The Feast registry and its feature views: what the feature store knows of the tables."""
 
-import hashlib
+from collections.abc import Iterator
 
 import dagster as dg
 
+from feature_repo.features import TIMESTAMP, VIEWS, View
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.metadata import markdown_table
 from forecast_assets.resources import FeastStore
 
+REGISTRY = "feast_registry"
+VIEW_ASSETS = [view.name for view in VIEWS]
 
-@dg.asset(
-    group_name="feature_store",
-    kinds={"feast", "postgres"},
-    owners=OWNERS,
-    deps=["sales_features", "store_features"],
-    description="Entities, feature views and feature services of feature_repo/, applied to the SQL registry.",
+
+def _view_spec(view: View) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        view.name,
+        group_name="feature_store",
+        kinds={"feast", "python"} if view.on_demand else {"feast", "postgres"},
+        owners=OWNERS,
+        deps=[*view.sources, REGISTRY],
+        description=f"Feature view by {', '.join(view.keys)}. {view.description}.",
+        metadata={"dagster/column_schema": _column_schema(view)},
+    )
+
+
+def _column_schema(view: View) -> dg.TableSchema:
+    keys = [dg.TableColumn(key, "int64", f"The {key}") for key in view.keys]
+    time = dg.TableColumn(TIMESTAMP, "timestamp", "The week that the values are for")
+    return dg.TableSchema([*keys, time, *(dg.TableColumn(f.name, f.type, f.description) for f in view.features)])
+
+
+@dg.multi_asset(
+    specs=[
+        dg.AssetSpec(
+            REGISTRY,
+            group_name="feature_store",
+            kinds={"feast", "postgres"},
+            owners=OWNERS,
+            deps=sorted({source for view in VIEWS if not view.on_demand for source in view.sources}),
+            description="Entities, feature views and feature services of feature_repo/, applied to the SQL registry.",
+        ),
+        *(_view_spec(view) for view in VIEWS),
+    ],
+    can_subset=True,
 )
-def feast_registry(context: dg.AssetExecutionContext, feast: FeastStore) -> dg.MaterializeResult[None]:
-    """Apply the definitions. The data version is the hash of what was applied."""
+def feast_registry(context: dg.AssetExecutionContext, feast: FeastStore) -> Iterator[dg.MaterializeResult[None]]:
+    """Apply the definitions, all of them at a time. A data version is the hash of what was applied."""
+    from feature_repo.definition_hash import definition_hash
     from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
+    from feature_repo.store import apply_definitions
 
     with feast.open() as store:
-        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
+        apply_definitions(store)
     context.log.info(
         f"{len(ENTITIES)} entities, {len(FEATURE_VIEWS)} feature views, {len(FEATURE_SERVICES)} feature services"
     )
-    specs = [entity.to_proto().spec for entity in ENTITIES]
-    specs += [view.to_proto().spec for view in FEATURE_VIEWS]
-    specs += [service.to_proto().spec for service in FEATURE_SERVICES]
-    digest = hashlib.sha256(b"".join(spec.SerializeToString(deterministic=True) for spec in specs))
-    features = [
-        (view.name, field.name, field.dtype, field.description) for view in FEATURE_VIEWS for field in view.features
-    ]
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(digest.hexdigest()),
-        metadata={
-            "features": markdown_table(("view", "feature", "type", "description"), features),
-            "feature_count": len(features),
-            "services": ", ".join(service.name for service in FEATURE_SERVICES),
-        },
-    )
+    selected = {key.to_user_string() for key in context.selected_asset_keys}
+    views = {view.name: view for view in FEATURE_VIEWS}
+    if REGISTRY in selected:
+        yield dg.MaterializeResult(
+            asset_key=REGISTRY,
+            data_version=dg.DataVersion(definition_hash(*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES)),
+            metadata={
+                "features": markdown_table(
+                    ("view", "feature", "type", "description"),
+                    [(view.name, f.name, f.type, f.description) for view in VIEWS for f in view.features],
+                ),
+                "feature_count": sum(len(view.features) for view in VIEWS),
+                "services": ", ".join(service.name for service in FEATURE_SERVICES),
+            },
+        )
+    for view in VIEWS:
+        if view.name in selected:
+            served = [s.name for s in FEATURE_SERVICES if view.name in {p.name for p in s.feature_view_projections}]
+            yield dg.MaterializeResult(
+                asset_key=view.name,
+                data_version=dg.DataVersion(definition_hash(views[view.name])),
+                metadata={"feature_count": len(view.features), "services": ", ".join(served)},
+            )

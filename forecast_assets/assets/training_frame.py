@@ -1,6 +1,5 @@
 """The training frame: a point-in-time retrieval, validated before it replaces the last good one."""
 
-import hashlib
 import time
 from collections.abc import Iterator
 
@@ -8,7 +7,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import TIMESTAMP, TRAINING_SERVICE
+from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TIMESTAMP, TRAINING_SERVICE
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.metadata import column_schema, markdown_table, null_rates
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
@@ -23,7 +22,7 @@ ENTITY_CHECK = "one_row_per_labelled_week"
     group_name="feature_store",
     kinds={"feast", "parquet"},
     owners=OWNERS,
-    deps=["feast_registry", "sales_features", "store_features"],
+    deps=FRAME_VIEWS,
     check_specs=[
         dg.AssetCheckSpec(
             SCHEMA_CHECK,
@@ -45,6 +44,8 @@ def training_frame(
     context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres, artifacts: Artifacts
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Retrieve, validate, publish."""
+    from feature_repo.definition_hash import definition_hash
+
     started = time.monotonic()
     entity_rows = statement("labelled_rows")
     with feast.open() as store:
@@ -83,13 +84,13 @@ def training_frame(
             allow_retries=False,
         )
 
-    service_hash = hashlib.sha256(service.to_proto().spec.SerializeToString(deterministic=True)).hexdigest()
+    service_hash = definition_hash(service)
     manifest = artifacts.frames.publish(frame, feature_service=TRAINING_SERVICE, feature_service_hash=service_hash)
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.content_hash),
         metadata={
             "dagster/row_count": manifest.rows,
-            "dagster/column_schema": column_schema(frame.schema),
+            "dagster/column_schema": column_schema(frame.schema, {f.name: f.description for f in FRAME_FEATURES}),
             "first_week": manifest.first_week,
             "last_week": manifest.last_week,
             "chunks": len(manifest.chunks),

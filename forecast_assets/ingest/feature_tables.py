@@ -1,4 +1,4 @@
-"""The two feature tables computed from a drop.
+"""The feature tables computed from a drop.
 
 Sales are laid out as a dense panel, one row per series and one column per calendar week, NaN where the week is missing.
 A lag by calendar week is then a shifted copy, and a window a sum of shifted copies in a fixed order, so that the same
@@ -13,7 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, LABEL, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, Feature
+from feature_repo.features import (
+    ENTITY_KEYS,
+    LABEL,
+    SALES_HISTORY,
+    STORE_EXTERNAL,
+    TIMESTAMP,
+    WINDOW_WEEKS,
+    Feature,
+)
 from forecast_assets.ingest.drop import DAYS_PER_WEEK, Drop
 
 LIVE_WEEKS = 52
@@ -38,32 +46,44 @@ def sales_features_table(drop: Drop) -> FeatureTable:
     A series is live if it had sales in the last ``LIVE_WEEKS`` weeks. The coming week is the one after the last week
     of train.csv, the same for all series.
     """
-    train = drop.train.table
-    weeks = _week_numbers(train["Date"])
-    first = int(weeks.min())
-    columns = weeks - first
-    n_weeks = int(columns.max()) + 2  # the last column is the coming week
-    stores, depts = train["Store"].to_numpy(), train["Dept"].to_numpy()
-    # train is sorted by (Store, Dept, Date): a series starts where its key differs from the row before.
-    starts = np.r_[True, (stores[1:] != stores[:-1]) | (depts[1:] != depts[:-1])]
-    series = np.cumsum(starts) - 1
-
-    sales: Panel = np.full((int(series[-1]) + 1, n_weeks), np.nan)
-    sales[series, columns] = train["Weekly_Sales"].to_numpy()
-    present = ~np.isnan(sales)
+    panel = _sales_panel(drop.train.table)
+    present = ~np.isnan(panel.sales)
     present[:, -1] = present[:, -1 - LIVE_WEEKS : -1].any(axis=1)
     row, week = np.nonzero(present)
 
-    dates = _dates(first + np.arange(n_weeks), drop.train.table["Date"])[week]
-    holidays = _holiday_flags(drop, train, series, columns, n_weeks, stores[starts])
+    dates = panel.weeks[week]
     values: dict[str, npt.NDArray[np.generic]] = {
-        name: panel[row, week] for name, panel in _history(sales, present).items()
+        name: values[row, week] for name, values in _history(panel.sales, present).items()
     }
-    values["is_holiday"] = holidays[row, week]
+    values["is_holiday"] = _holiday_flags(drop, panel)[row, week]
     table = _assemble(
-        {"store": stores[starts][row], "dept": depts[starts][row]}, dates, values | _calendar(dates), SALES_HISTORY
+        {"store": panel.stores[row], "dept": panel.depts[row]}, dates, values | _calendar(dates), SALES_HISTORY
     )
     return FeatureTable("sales_features", (*ENTITY_KEYS, "date"), table)
+
+
+def sales_windows_table(drop: Drop) -> FeatureTable:
+    """One row per series: all its sales in one array, of which the window before a week is a slice.
+
+    ``sales`` starts ``WINDOW_WEEKS`` weeks before ``first_week``, so that the slice for week i (0 is ``first_week``) is
+    ``sales[i + 1 : i + WINDOW_WEEKS]`` in SQL, where numbering starts at 1 and ends are included. ``last_week`` is the
+    coming week, the last one that has a window. A week without a row is NaN and not NULL, which Feast's online
+    messages have no room for.
+    """
+    panel = _sales_panel(drop.train.table)
+    before = np.full((len(panel.stores), WINDOW_WEEKS), np.nan)
+    padded = np.hstack([before, panel.sales[:, :-1]])
+    lists = pa.FixedSizeListArray.from_arrays(pa.array(padded.ravel()), padded.shape[1])
+    table = pa.table(
+        {
+            "store": panel.stores,
+            "dept": panel.depts,
+            "first_week": np.full(len(panel.stores), panel.weeks[0]),
+            "last_week": np.full(len(panel.stores), panel.weeks[-1]),
+            "sales": lists.cast(pa.list_(pa.float64())),
+        }
+    )
+    return FeatureTable("sales_windows", ENTITY_KEYS, table)
 
 
 def store_features_table(drop: Drop) -> FeatureTable:
@@ -86,6 +106,39 @@ def store_features_table(drop: Drop) -> FeatureTable:
     }
     table = _assemble({"store": rows["Store"].to_numpy()}, rows["Date"].to_numpy(), values, STORE_EXTERNAL)
     return FeatureTable("store_features", ("store", "date"), table)
+
+
+@dataclass(frozen=True, slots=True)
+class _SalesPanel:
+    """Sales [series, week] in dollars, NaN where there is no row; the last week is the coming one.
+
+    Attributes:
+        stores, depts: the key of each series.
+        weeks: the date of each column.
+        series, columns: where each row of train.csv is.
+    """
+
+    sales: Panel
+    stores: npt.NDArray[np.int64]
+    depts: npt.NDArray[np.int64]
+    weeks: npt.NDArray[np.datetime64]
+    series: npt.NDArray[np.int64]
+    columns: npt.NDArray[np.int64]
+
+
+def _sales_panel(train: pa.Table) -> _SalesPanel:
+    weeks = _week_numbers(train["Date"])
+    first = int(weeks.min())
+    columns = weeks - first
+    n_weeks = int(columns.max()) + 2
+    stores, depts = train["Store"].to_numpy(), train["Dept"].to_numpy()
+    # train is sorted by (Store, Dept, Date): a series starts where its key differs from the row before.
+    starts = np.r_[True, (stores[1:] != stores[:-1]) | (depts[1:] != depts[:-1])]
+    series = np.cumsum(starts) - 1
+    sales: Panel = np.full((int(series[-1]) + 1, n_weeks), np.nan)
+    sales[series, columns] = train["Weekly_Sales"].to_numpy()
+    dates = _dates(first + np.arange(n_weeks), train["Date"])
+    return _SalesPanel(sales, stores[starts], depts[starts], dates, series, columns)
 
 
 def _history(sales: Panel, present: npt.NDArray[np.bool_]) -> dict[str, npt.NDArray[np.generic]]:
@@ -138,23 +191,16 @@ def _weeks_since_last(present: npt.NDArray[np.bool_]) -> Floats:
     return np.where(before >= 0, week - before, np.nan)
 
 
-def _holiday_flags(
-    drop: Drop,
-    train: pa.Table,
-    series: npt.NDArray[np.int64],
-    columns: npt.NDArray[np.int64],
-    n_weeks: int,
-    series_stores: npt.NDArray[np.int64],
-) -> npt.NDArray[np.bool_]:
+def _holiday_flags(drop: Drop, panel: _SalesPanel) -> npt.NDArray[np.bool_]:
     """Flags [series, week]: train.csv's own, and for the coming week features.csv's, else those of 52 weeks before."""
-    flags = np.zeros((len(series_stores), n_weeks), dtype=np.bool_)
-    flags[series, columns] = train["IsHoliday"].to_numpy(zero_copy_only=False)
+    flags = np.zeros(panel.sales.shape, dtype=np.bool_)
+    flags[panel.series, panel.columns] = drop.train.table["IsHoliday"].to_numpy(zero_copy_only=False)
     coming = train_end(drop) + datetime.timedelta(days=DAYS_PER_WEEK)
     announced = drop.features.table.filter(pc.equal(drop.features.table["Date"], coming))
-    if n_weeks > WEEKS_PER_YEAR:
+    if len(panel.weeks) > WEEKS_PER_YEAR:
         flags[:, -1] = flags[:, -1 - WEEKS_PER_YEAR].any()
-    said = np.isin(series_stores, announced["Store"].to_numpy())
-    flags[said, -1] = np.isin(series_stores[said], announced.filter(announced["IsHoliday"])["Store"].to_numpy())
+    said = np.isin(panel.stores, announced["Store"].to_numpy())
+    flags[said, -1] = np.isin(panel.stores[said], announced.filter(announced["IsHoliday"])["Store"].to_numpy())
     return flags
 
 

@@ -92,9 +92,10 @@ def _create(cursor: Any, table: FeatureTable) -> int:
     """First load, or a change of columns. Indexes come after the rows, which is several times faster."""
     cursor.execute(f"DROP TABLE IF EXISTS {table.name}")
     cursor.adbc_ingest(table.name, table.rows, mode="create")
-    joins = [column for column in table.key if column != "date"]
     cursor.execute(f"ALTER TABLE {table.name} ADD PRIMARY KEY ({', '.join(table.key)})")
-    cursor.execute(f"CREATE UNIQUE INDEX ON {table.name} ({', '.join([*joins, TIMESTAMP])})")
+    if TIMESTAMP in table.rows.column_names:
+        joins = [column for column in table.key if column != "date"]
+        cursor.execute(f"CREATE UNIQUE INDEX ON {table.name} ({', '.join([*joins, TIMESTAMP])})")
     return table.rows.num_rows
 
 

@@ -1,0 +1,148 @@
+"""The registered objects are the listed ones, say what they are, and let no transformation see the label."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from feast import FeatureStore
+
+from feature_repo.database import PostgresSettings
+from feature_repo.definition_hash import definition_hash
+from feature_repo.features import (
+    ENTITY_KEYS,
+    INFERENCE_SERVICE,
+    LABEL,
+    SEQUENCE_SERVICE,
+    TIMESTAMP,
+    TRAINING_SERVICE,
+    VIEWS,
+    names,
+)
+from feature_repo.store import apply_definitions, open_store
+from forecast_assets.ingest.drop import Drop, read_drop
+from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
+from forecast_assets.ingest.publish import publish
+from forecast_assets.sql import statement
+
+WINDOW = "sales_window_52"
+
+
+@pytest.fixture(scope="module")
+def drop(small_drop: Path) -> Drop:
+    return read_drop(small_drop)
+
+
+@pytest.fixture(scope="module")
+def feature_store(module_database: PostgresSettings, drop: Drop) -> Iterator[FeatureStore]:
+    for table in (sales_features_table(drop), sales_windows_table(drop), store_features_table(drop)):
+        publish(table, module_database, run_id="")
+    with open_store(module_database) as store:
+        apply_definitions(store)
+        yield store
+
+
+def test_the_registered_features_are_the_listed_ones_with_their_types(feature_store: FeatureStore) -> None:
+    for view in VIEWS:
+        registered = feature_store.get_feature_view(view.name) if not view.on_demand else None
+        fields = (registered or feature_store.get_on_demand_feature_view(view.name)).features
+        found = [(field.name, str(field.dtype).lower().replace("array(float64)", "float64[]")) for field in fields]
+        assert found == [(feature.name, feature.type) for feature in view.features]
+
+
+def test_everything_registered_is_described_owned_and_tagged(feature_store: FeatureStore) -> None:
+    views = feature_store.list_feature_views()
+    on_demand = feature_store.list_on_demand_feature_views()
+    assert {view.name for view in [*views, *on_demand]} == {view.name for view in VIEWS}
+    registered: list[Any] = [
+        *feature_store.list_entities(),
+        *feature_store.list_data_sources(),
+        *views,
+        *on_demand,
+        *feature_store.list_feature_services(),
+    ]
+    assert [each.name for each in registered if not (each.description and each.owner and each.tags)] == []
+    assert {view.ttl for view in views} == {timedelta(days=730)}
+    assert [field.name for view in views for field in view.features if not field.description] == []
+    for view in on_demand:
+        assert [field.name for field in view.features if f"- {field.name}: " not in view.description] == []
+
+
+def test_no_registered_transformation_can_read_the_label(feature_store: FeatureStore) -> None:
+    for view in feature_store.list_on_demand_feature_views():
+        read = [f.name for source in view.source_feature_view_projections.values() for f in source.features]
+        assert LABEL not in read
+        assert view.get_request_data_schema() == {}
+        transformation: Any = view.feature_transformation
+        assert LABEL not in transformation.udf_string
+
+
+def test_no_feature_but_the_label_moves_when_the_labels_of_the_week_move(
+    feature_store: FeatureStore, module_database: PostgresSettings
+) -> None:
+    service = feature_store.get_feature_service(TRAINING_SERVICE)
+    before = feature_store.get_historical_features(statement("labelled_rows"), service).to_arrow()
+    with psycopg.connect(module_database.url) as connection:
+        connection.execute(f"UPDATE sales_features SET {LABEL} = 1e6 - {LABEL}")
+    try:
+        after = feature_store.get_historical_features(statement("labelled_rows"), service).to_arrow()
+    finally:
+        with psycopg.connect(module_database.url) as connection:
+            connection.execute(f"UPDATE sales_features SET {LABEL} = 1e6 - {LABEL}")
+    assert not after[LABEL].equals(before[LABEL])
+    assert after.drop_columns([LABEL]).equals(before.drop_columns([LABEL]))
+
+
+def test_the_services_offer_what_they_say(feature_store: FeatureStore) -> None:
+    features = {
+        service.name: {f.name for p in service.feature_view_projections for f in p.features}
+        for service in feature_store.list_feature_services()
+    }
+    stored_and_computed = {name for view in VIEWS for name in names(view.features)} - {WINDOW}
+    assert features[TRAINING_SERVICE] == stored_and_computed
+    assert features[INFERENCE_SERVICE] == stored_and_computed - {LABEL}
+    assert WINDOW in features[SEQUENCE_SERVICE]
+    assert LABEL not in features[SEQUENCE_SERVICE]
+
+
+def test_a_window_holds_the_52_weeks_before_the_row_and_nan_where_there_was_none(
+    feature_store: FeatureStore, drop: Drop
+) -> None:
+    every_row = f"SELECT store, dept, {TIMESTAMP} FROM sales_features ORDER BY 1, 2, 3"
+    found = feature_store.get_historical_features(
+        every_row, feature_store.get_feature_service(SEQUENCE_SERVICE)
+    ).to_arrow()
+
+    train = drop.train.table
+    weeks = train["Date"].cast(pa.int32())
+    keys = zip(*(column.to_pylist() for column in (train["Store"], train["Dept"], weeks)), strict=True)
+    sales = dict(zip(keys, train["Weekly_Sales"].to_pylist(), strict=True))
+    rows = found.select([*ENTITY_KEYS]).to_pylist()
+    dates = found[TIMESTAMP].cast(pa.date32()).cast(pa.int32()).to_pylist()
+    expected = [
+        [sales.get((row["store"], row["dept"], day - 7 * back), np.nan) for back in range(52, 0, -1)]
+        for row, day in zip(rows, dates, strict=True)
+    ]
+    assert found.num_rows == len(sales) + 33
+    np.testing.assert_array_equal(np.array(found[WINDOW].to_pylist()), np.array(expected))
+
+
+def test_the_last_value_of_a_window_is_the_lag_of_one_week(feature_store: FeatureStore) -> None:
+    references = [f"sales_window_features:{WINDOW}", "sales_history_features:sales_lag_1"]
+    found = feature_store.get_historical_features(statement("labelled_rows"), references).to_arrow()
+    last = pc.list_element(found[WINDOW], 51).to_numpy()
+    np.testing.assert_array_equal(last, found["sales_lag_1"].to_numpy())
+
+
+def test_a_hash_of_definitions_does_not_depend_on_when_they_were_applied(feature_store: FeatureStore) -> None:
+    views = [*feature_store.list_feature_views(), *feature_store.list_on_demand_feature_views()]
+    before = [definition_hash(view) for view in views]
+    assert len(set(before)) == len(VIEWS)
+    apply_definitions(feature_store)
+    after = [*feature_store.list_feature_views(), *feature_store.list_on_demand_feature_views()]
+    assert [definition_hash(view) for view in after] == before
