@@ -68,8 +68,7 @@ class Installation:
         return {
             **{table: self.query(f"SELECT xmin, * FROM {table} ORDER BY 2, 3, 4") for table in tables},
             "online": self.query(
-                "SELECT entity_key, feature_name, value, event_ts FROM "
-                "feast_online.demand_forecasting_sales_history_features ORDER BY 1, 2"
+                "SELECT * FROM feast_online.demand_forecasting_sales_history_features ORDER BY store, dept"
             ),
             "files": {
                 str(path.relative_to(self.data)): (path.stat().st_mtime_ns, path.read_bytes())
