@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
-from psycopg_pool import ConnectionPool
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from feature_repo.online_layout import EVENT, Row, ViewRequest, ViewTable, quote, select
 
@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 ATTEMPTS = 3
 FIRST_DELAY = 0.1
+APPLICATION = "feast-online"
 _VERSIONS = "materialized_versions"
 _INCOMING = "incoming"
 
@@ -78,10 +79,10 @@ class PostgresRows:
 
         return self._run(work)
 
-    def versions(self, tables: Sequence[ViewTable]) -> dict[str, str]:
-        """The present version of each view by table name. Every write gives its view a new one."""
-        names = [table.name for table in tables]
-        rows = self._run(lambda c: c.execute(_select_versions(tables[0].schema), [names]).fetchall())
+    def versions(self, tables: Sequence[ViewTable], *, timeout: float) -> dict[str, str]:
+        """The present version of each view by table name, in one quick attempt. Each write makes a new one."""
+        query, names = _select_versions(tables[0].schema), [table.name for table in tables]
+        rows = self._run(lambda connection: connection.execute(query, [names]).fetchall(), attempts=1, timeout=timeout)
         return dict(rows)
 
     def update(self, schema: str, keep: Sequence[ViewTable], delete: Iterable[str]) -> None:
@@ -107,17 +108,22 @@ class PostgresRows:
 
     def close(self) -> None:
         """Close the connections. A later call opens new ones."""
-        with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.close()
+        if self._pool is not None:
+            self._discard(self._pool)
 
-    def _run(self, work: Callable[["psycopg.Connection[Any]"], T]) -> T:
-        for attempt in range(ATTEMPTS):
+    def _run(
+        self,
+        work: Callable[["psycopg.Connection[Any]"], T],
+        *,
+        attempts: int = ATTEMPTS,
+        timeout: float | None = None,
+    ) -> T:
+        for attempt in range(attempts):
             if attempt:
                 time.sleep(FIRST_DELAY * 4 ** (attempt - 1))
+            pool = self._connections()
             try:
-                with self._connections().connection() as connection:
+                with pool.connection(timeout) as connection:
                     return work(connection)
             except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
                 raise LookupError(
@@ -126,14 +132,22 @@ class PostgresRows:
                 ) from error
             except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.FeatureNotSupported) as error:
                 # A fresh pool: the other connections were lost with this one, or hold plans for columns of another
-                # type, and a pool that failed to connect waits longer and longer before it tries again.
-                self.close()
+                # type. One that is only busy is given its time; but after a failure, a pool waits longer and longer
+                # before it connects again, and the next call is not to wait with it.
+                if not isinstance(error, PoolTimeout) or attempt == attempts - 1:
+                    self._discard(pool)
                 last = error
         options = self._options
         raise OnlineStoreUnavailableError(
-            f"the online store at {options.host}:{options.port}/{options.database} did not answer in {ATTEMPTS} "
+            f"the online store at {options.host}:{options.port}/{options.database} did not answer in {attempts} "
             f"attempts ({str(last).strip()}): check that PostgreSQL runs and that POSTGRES_* name it, then try again"
         ) from last
+
+    def _discard(self, pool: ConnectionPool) -> None:
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        pool.close()
 
     def _connections(self) -> ConnectionPool:
         with self._lock:
@@ -155,6 +169,7 @@ class PostgresRows:
                         "sslcert": options.sslcert_path,
                         "sslrootcert": options.sslrootcert_path,
                         "keepalives_idle": options.keepalives_idle,
+                        "application_name": APPLICATION,
                         "options": "-ctimezone=UTC",
                         "autocommit": True,  # a read is one round trip, without BEGIN and COMMIT
                         "prepare_threshold": 1,

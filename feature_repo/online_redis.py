@@ -46,7 +46,7 @@ class RedisRows:
         self._known: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
         self._silent_until = 0.0
-        self._pause = timeout
+        self._timeout = timeout
 
     def read(self, requests: Sequence[ViewRequest]) -> list[list[Row]]:
         """The rows of each request, in the order of its keys."""
@@ -81,7 +81,7 @@ class RedisRows:
         try:
             return work()
         except self._failures as error:
-            self._silent_until = time.monotonic() + self._pause
+            self._silent_until = time.monotonic() + self._timeout
             self._known.clear()
             _LOG.warning("Redis does not answer, PostgreSQL is read instead: %s", error)
             return None
@@ -112,10 +112,10 @@ class RedisRows:
         if version == known and time.monotonic() - asked < self._verify_seconds:
             return True
         try:
-            known = self._durable.versions([table]).get(table.name, "")
-        except OnlineStoreUnavailableError:
+            known = self._durable.versions([table], timeout=self._timeout).get(table.name, "")
+        except OnlineStoreUnavailableError as error:
             # The last version known here is still the last one: without PostgreSQL nothing is written.
-            return version == known
+            _LOG.warning("Redis is read without asking whether its copy is current: %s", error)
         self._known[table.name] = (known, time.monotonic())
         return version == known
 
