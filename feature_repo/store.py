@@ -25,7 +25,7 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
     """The feature store of ``feature_store.yaml``, its ``${…}`` filled in for ``settings`` (default: this process's).
 
     The registry lives in a schema of its own, which is created if need be. On leaving, the connections that Feast
-    keeps are closed: the registry's pool and the online store's connection.
+    keeps are closed: the registry's pool and the online store's.
     """
     # Feast's anonymous usage reports are off: a retailer's network is no place for them.
     os.environ.setdefault("FEAST_USAGE", "False")
@@ -44,8 +44,8 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
         registry.write_engine.dispose()
         registry.read_engine.dispose()
         online_store: Any = store._get_provider().online_store
-        if online_store._conn is not None:
-            online_store._conn.close()
+        if hasattr(online_store, "close_connections"):  # Feast's own stores, such as that for Redis alone, lack it
+            online_store.close_connections()
 
 
 def apply_definitions(store: "FeatureStore") -> None:
@@ -67,6 +67,7 @@ def _variables(settings: PostgresSettings) -> dict[str, str]:
         "POSTGRES_USER": settings.user,
         "POSTGRES_PASSWORD": settings.password,
         "POSTGRES_SSLMODE": settings.sslmode,
+        "FEAST_REDIS_URL": os.environ.get("FEAST_REDIS_URL", ""),
     }
 
 

@@ -70,8 +70,7 @@ class Installation:
             # As text, because NaN is not equal to itself.
             "sales_windows": self.query("SELECT xmin, t::text FROM sales_windows t ORDER BY store, dept"),
             "online": self.query(
-                "SELECT entity_key, feature_name, value, event_ts FROM "
-                "feast_online.demand_forecasting_sales_history_features ORDER BY 1, 2"
+                "SELECT * FROM feast_online.demand_forecasting_sales_history_features ORDER BY store, dept"
             ),
             "files": {
                 str(path.relative_to(self.data)): (path.stat().st_mtime_ns, path.read_bytes())

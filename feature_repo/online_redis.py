@@ -1,0 +1,175 @@
+"""A copy of the online store's tables in Redis, which never answers with values older than PostgreSQL's.
+
+Per view, one hash of all its rows and, beside it, the version of the table that it was copied from. PostgreSQL gives a
+table a new version with each write, so a copy that missed one (Redis was away, came back from an old dump, was
+restored) says so itself. The present version is asked for again after ``verify_seconds`` and after each failure of
+Redis; between two such questions, Redis alone is read.
+"""
+
+import json
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from feature_repo.online_layout import Row, ViewRequest, ViewTable
+from feature_repo.online_postgres import OnlineStoreUnavailableError, PostgresRows
+
+_LOG = logging.getLogger(__name__)
+_CHUNK = 5_000
+# A copy is made anew with each materialization; those of views that are gone are not kept for ever.
+_KEPT_SECONDS = 30 * 24 * 3600
+_COPY_LOCK_SECONDS = 60
+
+
+class RedisRows:
+    """The same reads as ``PostgresRows``: from Redis where its copy is current, else from PostgreSQL."""
+
+    def __init__(self, url: str, durable: PostgresRows, *, project: str, verify_seconds: float, timeout: float) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise ImportError(
+                "redis_url is set, but the Redis client is missing: install forecast-assets[redis]"
+            ) from error
+        # No retries of its own: a failure must be seen, because Redis may come back with old data.
+        self._redis: Any = redis.Redis.from_url(
+            url, socket_timeout=timeout, socket_connect_timeout=timeout, retry=None, max_connections=32
+        )
+        self._failures = (redis.RedisError, OSError)
+        self._durable = durable
+        self._project = project
+        self._verify_seconds = verify_seconds
+        self._known: dict[str, tuple[str, float]] = {}
+        self._lock = threading.Lock()
+        self._silent_until = 0.0
+        self._timeout = timeout
+
+    def read(self, requests: Sequence[ViewRequest]) -> list[list[Row]]:
+        """The rows of each request, in the order of its keys."""
+        found = self._try(lambda: self._current(requests))
+        if found is None:
+            return self._durable.read(requests)
+        stale = [n for n, rows in enumerate(found) if rows is None]
+        if stale:
+            fresh = self._durable.read([requests[n] for n in stale])
+            for n, rows in zip(stale, fresh, strict=True):
+                found[n] = rows
+                self.copy(requests[n].table)
+        return [rows or [] for rows in found]
+
+    def copy(self, table: ViewTable) -> None:
+        """Bring Redis to PostgreSQL's present rows, unless another process is doing so or Redis is away."""
+        self._try(lambda: self._copy(table))
+
+    def delete(self, tables: Sequence[ViewTable]) -> None:
+        """Remove the copies of ``tables``."""
+        names = [name for table in tables for name in self._names(table)]
+        self._try(lambda: self._redis.delete(*names) if names else None)
+
+    def close(self) -> None:
+        """Close the connections. A later call opens new ones."""
+        self._redis.close()
+
+    def _try(self, work: Callable[[], Any]) -> Any:
+        """The result of ``work``, or None where Redis fails; it is then left alone for a moment."""
+        if time.monotonic() < self._silent_until:
+            return None
+        try:
+            return work()
+        except self._failures as error:
+            self._silent_until = time.monotonic() + self._timeout
+            self._known.clear()
+            _LOG.warning("Redis does not answer, PostgreSQL is read instead: %s", error)
+            return None
+
+    def _current(self, requests: Sequence[ViewRequest]) -> list[list[Row] | None]:
+        with self._redis.pipeline(transaction=True) as pipeline:
+            for request in requests:
+                rows, version = self._names(request.table)
+                pipeline.get(version)
+                keys = [_key(values) for values in zip(*request.key_values, strict=True)]
+                # Redis refuses a question for no keys.
+                pipeline.hmget(rows, keys or [""])
+            answers = pipeline.execute()
+        result: list[list[Row] | None] = []
+        for request, version, blobs in zip(requests, answers[::2], answers[1::2], strict=True):
+            if version is None or not self._is_current(request.table, version.decode()):
+                result.append(None)
+                continue
+            order = list(request.table.feature)
+            positions = [order.index(name) + 1 for name in request.features]
+            binary = [n for n, name in enumerate(request.features, 1) if request.table.feature[name].sql == "bytea"]
+            count = len(request.key_values[0])
+            result.append([_decode(blob, positions, binary) for blob in blobs[:count]])
+        return result
+
+    def _is_current(self, table: ViewTable, version: str) -> bool:
+        known, asked = self._known.get(table.name, ("", 0.0))
+        if version == known and time.monotonic() - asked < self._verify_seconds:
+            return True
+        try:
+            known = self._durable.versions([table], timeout=self._timeout).get(table.name, "")
+        except OnlineStoreUnavailableError as error:
+            # The last version known here is still the last one: without PostgreSQL nothing is written.
+            _LOG.warning("Redis is read without asking whether its copy is current: %s", error)
+        self._known[table.name] = (known, time.monotonic())
+        return version == known
+
+    def _copy(self, table: ViewTable) -> None:
+        rows_name, version_name = self._names(table)
+        lock = self._redis.lock(f"{rows_name}:copying", timeout=_COPY_LOCK_SECONDS, blocking=False)
+        if not lock.acquire():
+            return
+        try:
+            version, rows = self._durable.snapshot(table)
+            keys = len(table.keys)
+            binary = [n for n, column in enumerate(table.features, 1) if column.sql == "bytea"]
+            staged = f"{rows_name}:{uuid.uuid4().hex}"
+            with self._redis.pipeline(transaction=False) as pipeline:
+                for start in range(0, len(rows), _CHUNK):
+                    chunk = rows[start : start + _CHUNK]
+                    pipeline.hset(staged, mapping={_key(row[:keys]): _encode(row[keys:], binary) for row in chunk})
+                    pipeline.expire(staged, _COPY_LOCK_SECONDS)
+                pipeline.execute()
+            with self._redis.pipeline(transaction=True) as pipeline:
+                pipeline.delete(rows_name, version_name)
+                if rows:
+                    pipeline.rename(staged, rows_name)
+                    pipeline.expire(rows_name, _KEPT_SECONDS)
+                pipeline.set(version_name, version, ex=_KEPT_SECONDS)
+                pipeline.execute()
+            self._known[table.name] = (version, time.monotonic())
+        finally:
+            lock.release()
+
+    def _names(self, table: ViewTable) -> tuple[str, str]:
+        # The braces keep both on one node of a Redis cluster.
+        name = f"{{{self._project}:{table.schema}.{table.name}:{table.fingerprint}}}"
+        return f"{name}:rows", f"{name}:version"
+
+
+def _key(values: tuple[Any, ...]) -> str:
+    return json.dumps([value.hex() if isinstance(value, bytes) else value for value in values])
+
+
+def _encode(row: tuple[Any, ...], binary: list[int]) -> str:
+    """Event time and features as JSON, which gives numbers back to the bit."""
+    values = list(row)
+    values[0] = row[0].timestamp()
+    for n in binary:
+        values[n] = None if values[n] is None else values[n].hex()
+    return json.dumps(values)
+
+
+def _decode(blob: bytes | None, positions: list[int], binary: list[int]) -> Row:
+    if blob is None:
+        return None
+    stored = json.loads(blob)
+    values = [datetime.fromtimestamp(stored[0], UTC), *[stored[n] for n in positions]]
+    for n in binary:
+        values[n] = None if values[n] is None else bytes.fromhex(values[n])
+    return tuple(values)

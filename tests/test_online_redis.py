@@ -1,0 +1,269 @@
+"""Redis in front of PostgreSQL, against a real server that stops, comes back, and comes back with old data."""
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from feast import FeatureService, FeatureStore, RepoConfig
+from feast.types import Float64, Int64
+from online_example import (
+    EVERY_TYPE,
+    FULL,
+    NOON,
+    PER_STORE,
+    SERVICE,
+    TYPES,
+    example_store,
+    read,
+    sizes,
+    store_entity,
+    view,
+    write,
+)
+from psycopg_pool import ConnectionPool
+
+from feature_repo import online_postgres
+from feature_repo.database import PostgresSettings
+from feature_repo.online_postgres import OnlineStoreUnavailableError, PostgresRows
+from feature_repo.online_reader import OnlineReader
+from feature_repo.store import open_store
+
+pytest.importorskip("redis", reason="the extra 'redis' is not installed")
+pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server is installed")
+
+PASSWORD = "only-for-these-tests"  # noqa: S105
+
+
+@dataclass
+class RedisServer:
+    """A redis-server of the test's own on a free port, with its dump in a folder of its own."""
+
+    folder: Path
+    port: int
+    process: "subprocess.Popen[bytes] | None" = field(default=None)
+
+    @property
+    def url(self) -> str:
+        return f"redis://:{PASSWORD}@localhost:{self.port}/0"
+
+    def start(self) -> None:
+        options = ["--port", str(self.port), "--dir", str(self.folder), "--requirepass", PASSWORD, "--save", ""]
+        self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
+        for _ in range(100):
+            if self.answers():
+                return
+            time.sleep(0.05)
+        raise TimeoutError("redis-server did not start")
+
+    def stop(self, *, keep: bool = False) -> None:
+        """Kill it; ``keep`` saves its data first, which the next start loads."""
+        if self.process is not None:
+            if keep:
+                self.client().save()
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("localhost", self.port)) == 0 and self.client().ping()
+
+    def client(self) -> Any:
+        import redis
+
+        return redis.Redis.from_url(self.url, single_connection_client=False)
+
+    def keys(self) -> set[str]:
+        with self.client() as client:
+            return {key.decode().rpartition(":")[2] for key in client.scan_iter()}
+
+
+@pytest.fixture
+def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    server = RedisServer(tmp_path, port)
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(database: PostgresSettings, redis_server: RedisServer) -> Iterator[FeatureStore]:
+    options = {"redis_url": redis_server.url, "redis_timeout": 0.2, "redis_verify_seconds": 0.0}
+    with example_store(database, **options) as store:
+        yield store
+
+
+@pytest.fixture
+def postgres_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each read of rows from PostgreSQL."""
+    reads: list[int] = []
+    original = PostgresRows.read
+
+    def counted(self: PostgresRows, requests: Any) -> Any:
+        reads.append(1)
+        return original(self, requests)
+
+    monkeypatch.setattr(PostgresRows, "read", counted)
+    return reads
+
+
+def test_every_type_comes_back_from_redis_alone(store: FeatureStore, postgres_reads: list[int]) -> None:
+    write(store, EVERY_TYPE, {(1, "full"): FULL, (1, "empty"): {}})
+    write(store, PER_STORE, {(1,): {"size": 5}})
+
+    found = read(store, SERVICE, [{"store": 1, "code": code} for code in ("empty", "full", "unknown")])
+
+    for name in TYPES:
+        assert found[name] == [None, FULL[name], None], name
+    assert found["size"] == [5, 5, 5]
+    assert str(found["window"][1][1]) == "-0.0"
+    assert postgres_reads == []
+
+
+def test_event_times_and_the_reader_are_the_same_from_both(store: FeatureStore, redis_server: RedisServer) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    write(store, EVERY_TYPE, {(1, "a"): {"double": 0.1}})
+    features = ["per_store:size", "every_type:double"]
+    rows = [{"store": 1, "code": "a"}, {"store": 2, "code": "a"}]
+
+    def answer() -> dict[str, Any]:
+        response = store.get_online_features(features=features, entity_rows=rows)
+        return response.to_dict(include_event_timestamps=True)
+
+    from_redis = answer()
+    redis_server.stop()
+
+    assert from_redis == answer()
+    assert from_redis["size__ts"] == [int(NOON.timestamp()), 0]
+    assert from_redis["double"] == [0.1, None]
+
+
+def test_while_redis_is_away_postgresql_answers_and_then_redis_again(
+    store: FeatureStore, redis_server: RedisServer, postgres_reads: list[int]
+) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    redis_server.stop()
+
+    assert sizes(store, 1, 2) == [5, None]
+    write(store, PER_STORE, {(1,): {"size": 6}})
+    assert sizes(store, 1) == [6]
+    assert len(postgres_reads) == 2
+
+    redis_server.start()
+    time.sleep(0.25)  # Redis is left alone for its time-out after a failure
+    assert sizes(store, 1) == [6]
+    assert {"rows", "version"} <= redis_server.keys(), "the first read that finds nothing there copies the view"
+    assert len(postgres_reads) == 3
+    assert sizes(store, 1, 2) == [6, None]
+    assert len(postgres_reads) == 3
+
+
+def test_redis_that_comes_back_with_old_values_is_not_believed(
+    store: FeatureStore, redis_server: RedisServer, postgres_reads: list[int]
+) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}, (2,): {"size": 50}})
+    redis_server.stop(keep=True)
+    write(store, PER_STORE, {(1,): {"size": 6}})
+    redis_server.start()
+    time.sleep(0.25)
+    assert {"rows", "version"} <= redis_server.keys()
+
+    assert sizes(store, 1, 2) == [6, 50]
+    assert len(postgres_reads) == 1
+    assert sizes(store, 1, 2) == [6, 50]
+    assert len(postgres_reads) == 1
+
+
+def test_another_processs_write_is_seen_at_the_next_question(store: FeatureStore, database: PostgresSettings) -> None:
+    store.config.online_store.redis_verify_seconds = 60.0
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    assert sizes(store, 1) == [5]
+
+    with open_store(database) as other:  # one that cannot reach Redis
+        write(other, PER_STORE, {(1,): {"size": 6}})
+    redis_rows: Any = store._get_provider().online_store._redis  # type: ignore[attr-defined]
+    redis_rows._verify_seconds = 0.0
+
+    assert sizes(store, 1) == [6]
+
+
+def test_an_older_value_reaches_neither(store: FeatureStore) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    write(store, PER_STORE, {(1,): {"size": 4}}, event=NOON.replace(year=2011))
+
+    assert sizes(store, 1) == [5]
+
+
+def test_redis_answers_while_postgresql_is_away(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(online_postgres, "FIRST_DELAY", 0.01)
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    assert sizes(store, 1) == [5]
+
+    def away(*_: Any) -> Any:
+        raise psycopg.OperationalError("the server is away")
+
+    monkeypatch.setattr(ConnectionPool, "connection", away)
+
+    assert sizes(store, 1) == [5]
+    with pytest.raises(OnlineStoreUnavailableError, match="the server is away"):
+        write(store, PER_STORE, {(1,): {"size": 6}})
+
+
+def test_a_changed_schema_is_another_copy(store: FeatureStore) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    store.apply([view("per_store", {"area": Float64, "size": Int64}, [store_entity])])
+
+    assert read(store, ["per_store:size", "per_store:area"], [{"store": 1}]) == {
+        "store": [1],
+        "size": [5],
+        "area": [None],
+    }
+
+
+def test_the_reader_reads_redis_too(store: FeatureStore, postgres_reads: list[int]) -> None:
+    store.apply([FeatureService(name="sizes", features=[PER_STORE])])
+    write(store, PER_STORE, {(1,): {"size": 5}})
+
+    features = OnlineReader(store, "sizes").read({"store": [2, 1]})
+
+    assert features.table.to_pydict() == {"store": [2, 1], "size": [None, 5]}
+    assert features.unknown == [{"store": 2}]
+    assert postgres_reads == []
+
+
+def test_the_url_comes_from_the_environment(
+    database: PostgresSettings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEAST_REDIS_URL", redis_server.url)
+
+    with example_store(database) as store:
+        assert PASSWORD not in repr(store.config.online_store)
+        write(store, PER_STORE, {(1,): {"size": 5}})
+        assert sizes(store, 1) == [5]
+
+    assert {"rows", "version"} <= redis_server.keys()
+
+
+def test_feasts_own_redis_store_alone_works_as_well(
+    database: PostgresSettings, redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def redis_alone(**config: Any) -> Any:
+        connection = f"localhost:{redis_server.port},password={PASSWORD}"
+        return RepoConfig(**{**config, "online_store": {"type": "redis", "connection_string": connection}})
+
+    monkeypatch.setattr("feast.RepoConfig", redis_alone)
+
+    with example_store(database) as store:
+        write(store, PER_STORE, {(1,): {"size": 5}})
+        assert sizes(store, 1, 2) == [5, None]
+        store._get_provider().online_store._client.close()  # type: ignore[attr-defined]

@@ -1,0 +1,397 @@
+"""What is written is what is read, newest first, by many at once, through lost connections and changed schemas."""
+
+import asyncio
+import contextlib
+import io
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pytest
+from feast import FeatureService, FeatureStore, Field, OnDemandFeatureView
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+from feast.types import Float64, Int64, String
+from online_example import (
+    EVERY_TYPE,
+    FULL,
+    NOON,
+    PER_STORE,
+    SERVICE,
+    TYPES,
+    code_entity,
+    example_store,
+    read,
+    sizes,
+    store_entity,
+    view,
+    write,
+)
+
+from benchmarks.full_size import live_keys, stock_store, ttl_range
+from feature_repo import embedded_postgres, online_postgres
+from feature_repo.database import PostgresSettings
+from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
+from feature_repo.features import INFERENCE_SERVICE
+from feature_repo.online_postgres import APPLICATION, OnlineStoreUnavailableError
+from feature_repo.online_reader import OnlineReader, UnknownSeriesError
+from feature_repo.store import open_store
+from forecast_assets.ingest.drop import read_drop
+from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
+from forecast_assets.ingest.publish import publish
+
+HOUR = timedelta(hours=1)
+
+pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning")
+
+
+@pytest.fixture
+def store(database: PostgresSettings) -> Iterator[FeatureStore]:
+    with example_store(database) as store:
+        yield store
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No time is spent waiting between attempts."""
+    monkeypatch.setattr(online_postgres, "FIRST_DELAY", 0.01)
+
+
+def test_every_type_comes_back_as_it_was_and_nothing_as_none(store: FeatureStore) -> None:
+    write(store, EVERY_TYPE, {(1, "full"): FULL, (1, "empty"): {}})
+
+    features = [f"every_type:{name}" for name in TYPES]
+    found = read(store, features, [{"store": 1, "code": code} for code in ("empty", "full", "empty")])
+
+    for name, value in FULL.items():
+        assert found[name] == [None, value, None], name
+    assert str(found["window"][1][1]) == "-0.0"
+
+
+def test_an_unknown_key_gives_none_and_not_found(store: FeatureStore) -> None:
+    write(store, PER_STORE, {(1,): {"size": 7}})
+
+    response = store.get_online_features(features=["per_store:size"], entity_rows=[{"store": 2}, {"store": 1}])
+
+    assert response.to_dict() == {"store": [2, 1], "size": [None, 7]}
+    statuses = response.proto.results[-1].statuses
+    assert list(statuses) == [FieldStatus.NOT_FOUND, FieldStatus.PRESENT]
+
+
+@pytest.mark.parametrize(
+    ("event", "created", "stored"),
+    [
+        (NOON - HOUR, None, 1),
+        (NOON - HOUR, NOON + HOUR, 1),
+        (NOON, None, 1),
+        (NOON, NOON - HOUR, 1),
+        (NOON, NOON, 2),
+        (NOON, NOON + HOUR, 2),
+        (NOON + HOUR, None, 2),
+    ],
+)
+def test_only_what_is_not_older_replaces(
+    store: FeatureStore, event: datetime, created: datetime | None, stored: int
+) -> None:
+    write(store, PER_STORE, {(1,): {"size": 1}}, created=NOON)
+
+    write(store, PER_STORE, {(1,): {"size": 2}}, event=event, created=created)
+
+    assert sizes(store, 1) == [stored]
+
+
+def test_times_without_a_zone_are_utc(store: FeatureStore) -> None:
+    write(store, PER_STORE, {(1,): {"size": 1}}, event=NOON.replace(tzinfo=None))
+
+    response = store.get_online_features(features=["per_store:size"], entity_rows=[{"store": 1}])
+
+    assert response.to_dict(include_event_timestamps=True)["size__ts"] == [int(NOON.timestamp())]
+
+
+def test_several_views_are_one_statement(store: FeatureStore) -> None:
+    write(store, EVERY_TYPE, {(1, "a"): FULL})
+    write(store, PER_STORE, {(1,): {"size": 5}, (2,): {"size": 6}})
+    rows = [{"store": 2, "code": "a"}, {"store": 1, "code": "a"}]
+    online_store: Any = store._get_provider().online_store
+    reads: list[int] = []
+    original = online_store.read_rows
+
+    def counted(*arguments: Any) -> Any:
+        reads.append(1)
+        return original(*arguments)
+
+    online_store.read_rows = counted
+
+    found = read(store, SERVICE, rows)
+
+    assert reads == [1]
+    assert (found["size"], found["small"]) == ([6, 5], [None, FULL["small"]])
+
+
+def test_asynchronous_reads_and_single_reads_give_the_same(store: FeatureStore) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+
+    response = asyncio.run(store.get_online_features_async(features=["per_store:size"], entity_rows=[{"store": 1}]))
+
+    assert response.to_dict()["size"] == [5]
+    applied = store.get_feature_view("per_store")
+    assert store._get_provider().online_read(store.config, applied, []) == []
+
+
+def test_stored_on_demand_features_are_read_like_others(store: FeatureStore) -> None:
+    def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"twice": inputs["size"] * 2.0})
+
+    on_demand: OnDemandFeatureView = on_demand_feature_view(
+        entities=[store_entity],
+        sources=[PER_STORE],
+        schema=[Field(name="twice", dtype=Float64)],
+        mode="pandas",
+        write_to_online_store=True,
+    )(doubled)
+    store.apply([on_demand])
+
+    store.write_to_online_store("doubled", df=pd.DataFrame({"store": [1, 2], "size": [2, 4], "twice": [4.0, 8.0]}))
+
+    assert read(store, ["doubled:twice"], [{"store": 2}, {"store": 3}])["twice"] == [8.0, None]
+
+
+def test_values_survive_new_and_reordered_features_and_go_with_dropped_ones(store: FeatureStore) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+
+    store.apply([view("per_store", {"name": String, "size": Int64, "area": Float64}, [store_entity])])
+    found = read(store, ["per_store:name", "per_store:size", "per_store:area"], [{"store": 1}])
+    assert (found["name"], found["size"], found["area"]) == ([None], [5], [None])
+
+    store.apply([view("per_store", {"size": Float64}, [store_entity])])
+    assert sizes(store, 1) == [None]
+    write(store, PER_STORE, {(1,): {"size": 5.5}})
+    assert sizes(store, 1) == [5.5]
+
+
+def test_a_table_in_the_layout_of_feasts_own_store_is_replaced(store: FeatureStore, database: PostgresSettings) -> None:
+    with psycopg.connect(database.url) as connection:
+        table = "feast_online.demand_forecasting_per_store"
+        connection.execute(f"DROP TABLE {table}")
+        connection.execute(
+            f"CREATE TABLE {table} (entity_key bytea, feature_name text, value bytea, event_ts timestamptz, "
+            "PRIMARY KEY (entity_key, feature_name))"
+        )
+
+    store.apply([PER_STORE])
+
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    assert sizes(store, 1) == [5]
+
+
+def test_a_view_that_is_deleted_or_was_never_applied_is_said_to_be_unknown(store: FeatureStore) -> None:
+    store.get_feature_view("per_store")  # into the registry's cache
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    applied = store.get_feature_view("per_store")
+    online_store: Any = store._get_provider().online_store
+
+    online_store.teardown(store.config, [applied], [])
+
+    with pytest.raises(LookupError, match="apply the feature repository first"):
+        online_store.online_read(store.config, applied, [])
+    store.apply([PER_STORE])
+    assert sizes(store, 1) == [None]
+
+
+def test_a_feature_cannot_take_the_name_of_a_column_of_the_stores(store: FeatureStore) -> None:
+    with pytest.raises(ValueError, match="event_ts is a column of the online store's own"):
+        store.apply([view("clash", {"event_ts": Int64}, [store_entity])])
+
+
+def test_long_names_stay_apart(store: FeatureStore) -> None:
+    views: list[Any] = [view("v" * 70 + end, {"size": Int64}, [store_entity]) for end in "ab"]
+    store.apply(views)
+    for size, each in enumerate(views):
+        write(store, each, {(1,): {"size": size}})
+
+    found = [read(store, [f"{each.name}:size"], [{"store": 1}])["size"] for each in views]
+
+    assert found == [[0], [1]]
+
+
+def test_writers_and_readers_at_once_end_with_the_newest(store: FeatureStore) -> None:
+    keys = range(200)
+    stop = threading.Event()
+    seen: list[set[int | None]] = []
+
+    def watch() -> None:
+        while not stop.is_set():
+            seen.append(set(sizes(store, *keys)))
+
+    reader = threading.Thread(target=watch)
+    reader.start()
+    with ThreadPoolExecutor(8) as pool:
+        for done in [
+            pool.submit(write, store, PER_STORE, {(key,): {"size": n} for key in keys}, event=NOON + n * HOUR)
+            for n in range(16)
+        ]:
+            done.result()
+    stop.set()
+    reader.join()
+
+    assert set(sizes(store, *keys)) == {15}
+    assert all(len(values) == 1 for values in seen), "a reader saw half a batch"
+
+
+@pytest.mark.usefixtures("quick")
+def test_lost_connections_are_made_again(store: FeatureStore, database: PostgresSettings) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+
+    for use in (lambda: sizes(store, 1), lambda: write(store, PER_STORE, {(2,): {"size": 6}})):
+        with psycopg.connect(database.url, autocommit=True) as connection:
+            ended = connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                f"WHERE datname = current_database() AND application_name = '{APPLICATION}'"
+            ).fetchall()
+            assert ended
+        use()
+
+    assert sizes(store, 1, 2) == [5, 6]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_stopped_server_gives_one_clear_error_and_is_used_again_after(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    root = tmp_path / "postgres"
+    server = PostgresSettings.embedded(root)
+    with example_store(server, pool_timeout=0.3) as store:
+        write(store, PER_STORE, {(1,): {"size": 5}})
+        applied = store.get_feature_view("per_store")
+        online_store: Any = store._get_provider().online_store
+        read_size: Callable[[], list[int]] = lambda: [  # noqa: E731
+            row[1]["size"].int64_val for row in online_store.online_read(store.config, applied, [_key(applied)])
+        ]
+        assert read_size() == [5]
+        embedded_postgres.stop(root)
+
+        with pytest.raises(OnlineStoreUnavailableError) as error:
+            read_size()
+
+        assert f"{server.host}:5432/forecast did not answer in 3 attempts" in str(error.value)
+        assert "check that PostgreSQL runs" in str(error.value)
+        PostgresSettings.embedded(root)
+        assert read_size() == [5]
+    embedded_postgres.stop(root)
+
+
+def test_the_pool_is_bounded(database: PostgresSettings) -> None:
+    with (
+        example_store(database, max_conn=2) as store,
+        psycopg.connect(database.url) as connection,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        for done in [pool.submit(sizes, store, n) for n in range(60)]:
+            done.result()
+        counted = connection.execute(
+            f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+            f"AND application_name = '{APPLICATION}'"
+        ).fetchone()
+    assert counted is not None
+    assert 1 <= counted[0] <= 2
+
+
+@pytest.fixture(scope="module")
+def materialized(module_database: PostgresSettings, small_drop: Path) -> Iterator[tuple[FeatureStore, FeatureStore]]:
+    """The project's features of the coming week in our store and in Feast's own."""
+    drop = read_drop(small_drop)
+    for table in (sales_features_table(drop), store_features_table(drop)):
+        publish(table, module_database, run_id="")
+    _, week = live_keys(module_database)
+    stock = stock_store(module_database)
+    with open_store(module_database) as ours, contextlib.redirect_stdout(io.StringIO()):
+        for store in (ours, stock):
+            store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
+            store.materialize(*ttl_range(week))
+        yield ours, stock
+    stock._get_provider().online_store._conn.close()  # type: ignore[attr-defined]
+    stock.registry.write_engine.dispose()  # type: ignore[attr-defined]
+    stock.registry.read_engine.dispose()  # type: ignore[attr-defined]
+
+
+def test_all_series_are_answered_as_by_feasts_own_store(
+    materialized: tuple[FeatureStore, FeatureStore], module_database: PostgresSettings
+) -> None:
+    keys, _ = live_keys(module_database)
+    keys = [*keys, {"store": 999, "dept": 1}, *keys[:3]]
+
+    ours, stock = [
+        store.get_online_features(features=store.get_feature_service(INFERENCE_SERVICE), entity_rows=keys)
+        for store in materialized
+    ]
+
+    assert _by_name(ours) == _by_name(stock)
+
+
+def test_the_reader_gives_what_get_online_features_gives(
+    materialized: tuple[FeatureStore, FeatureStore], module_database: PostgresSettings
+) -> None:
+    store, _ = materialized
+    keys, week = live_keys(module_database)
+    keys = [*keys, {"store": 999, "dept": 1}, *keys[:3]]
+
+    features = OnlineReader(store, INFERENCE_SERVICE).read({name: [key[name] for key in keys] for name in keys[0]})
+
+    expected = read(store, store.get_feature_service(INFERENCE_SERVICE), keys)
+    assert features.table.to_pydict() == expected
+    assert features.table.column_names == list(expected)
+    assert features.unknown == [{"store": 999, "dept": 1}]
+    assert set(features.event_times["sales_history_features"].to_pylist()) == {week, None}
+    with pytest.raises(UnknownSeriesError, match=r"no such series in the online store: store 999, dept 1$"):
+        features.raise_if_unknown()
+
+
+def test_the_reader_computes_on_demand_features_once_per_read(
+    materialized: tuple[FeatureStore, FeatureStore], module_database: PostgresSettings
+) -> None:
+    store, _ = materialized
+
+    def momentum(inputs: pd.DataFrame) -> pd.DataFrame:
+        lag = inputs["sales_lag_1"].astype(float)
+        return pd.DataFrame({"momentum": inputs["total_markdown"].astype(float) / (lag.abs() + 1)})
+
+    on_demand: OnDemandFeatureView = on_demand_feature_view(
+        sources=list(FEATURE_VIEWS), schema=[Field(name="momentum", dtype=Float64)], mode="pandas"
+    )(momentum)
+    service = FeatureService(name="with_momentum", features=[FEATURE_VIEWS[0][["month"]], on_demand])
+    store.apply([on_demand, service])
+    keys, _ = live_keys(module_database)
+    keys = [*keys, {"store": 999, "dept": 1}]
+    columns = {name: [key[name] for key in keys] for name in keys[0]}
+    calls = []
+
+    def transform(inputs: Any) -> Any:
+        calls.append(len(inputs["sales_lag_1"]))
+        return {"momentum": inputs["total_markdown"] / (abs(inputs["sales_lag_1"]) + 1)}
+
+    fast = OnlineReader(store, "with_momentum", transform=transform).read(columns).table
+    plain = OnlineReader(store, "with_momentum").read(columns).table
+
+    assert fast.to_pydict() == plain.to_pydict() == read(store, service, keys)
+    assert calls == [len(keys)]
+
+
+def test_the_reader_says_which_key_column_is_missing(materialized: tuple[FeatureStore, FeatureStore]) -> None:
+    with pytest.raises(KeyError, match="the service is read by dept, which the keys lack"):
+        OnlineReader(materialized[0], INFERENCE_SERVICE).read({"store": [1]})
+
+
+def _by_name(response: Any) -> dict[str, Any]:
+    found = response.to_dict(include_event_timestamps=True)
+    assert code_entity.join_key not in found
+    return dict(sorted(found.items()))
+
+
+def _key(applied: Any) -> Any:
+    return EntityKey(join_keys=[applied.entity_columns[0].name], entity_values=[Value(int64_val=1)])
