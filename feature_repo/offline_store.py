@@ -7,7 +7,7 @@ row per entity row, in the entity rows' order, and its result comes as Arrow (``
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 import pyarrow as pa
@@ -132,10 +132,8 @@ class PointInTimePostgresOfflineStore(PostgreSQLOfflineStore):
             keys=tuple((column, column) for column in keys),
             features=tuple((column, column) for column in feature_name_columns),
         )
-        # Feast keeps the one row of a view without entities under a key of its own.
-        dummy = [] if keys else [f"CAST('{DUMMY_ENTITY_VAL}' AS text) AS {quote(DUMMY_ENTITY_ID)}"]
-        query = newest_query(view, start_date, end_date, *dummy)
-        return ArrowRetrievalJob(query=query, config=config, full_feature_names=False)
+        query = newest_query(view, start_date, end_date)
+        return ArrowRetrievalJob(query=_with_dummy_key(query, keys), config=config, full_feature_names=False)
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -148,7 +146,7 @@ class PointInTimePostgresOfflineStore(PostgreSQLOfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> RetrievalJob:
-        """All rows between the dates, as the stock store has them, as Arrow."""
+        """All rows between the dates, of which materialization takes the newest; also reads saved datasets."""
         stock = PostgreSQLOfflineStore.pull_all_from_table_or_query(
             config,
             data_source,
@@ -159,7 +157,16 @@ class PointInTimePostgresOfflineStore(PostgreSQLOfflineStore):
             start_date,
             end_date,
         )
-        return ArrowRetrievalJob(query=stock.to_sql(), config=config, full_feature_names=False)
+        keys = [column for column in join_key_columns if column != DUMMY_ENTITY_ID]
+        return ArrowRetrievalJob(query=_with_dummy_key(stock.to_sql(), keys), config=config, full_feature_names=False)
+
+
+def _with_dummy_key(query: str, keys: list[str]) -> str:
+    """Feast keeps the one row of a view without entities in the online store under a key of its own."""
+    if keys:
+        return query
+    dummy = f"CAST('{DUMMY_ENTITY_VAL}' AS text) AS {quote(DUMMY_ENTITY_ID)}"
+    return f"SELECT q.*, {dummy} FROM ({query}) q"  # noqa: S608
 
 
 def _view_queries(

@@ -110,7 +110,7 @@ def events_query(views: Sequence[ViewQuery], start: datetime, end: datetime, tim
     return f"({distinct} ORDER BY {', '.join(map(quote, columns))})"
 
 
-def newest_query(view: ViewQuery, start: datetime, end: datetime, *constants: str) -> str:
+def newest_query(view: ViewQuery, start: datetime, end: datetime) -> str:
     """One row per key, the newest between the dates, with its keys, features, event time and creation time."""
     keys = [quote(source) for _, source in view.keys]
     columns = [*keys, *(quote(source) for source, _ in view.features), quote(view.timestamp)]
@@ -118,7 +118,7 @@ def newest_query(view: ViewQuery, start: datetime, end: datetime, *constants: st
     distinct = f"DISTINCT ON ({', '.join(keys)}) " if keys else ""
     time = quote(view.timestamp)
     return (
-        f"SELECT {distinct}{', '.join([*columns, *constants])} FROM {view.source} s "  # noqa: S608
+        f"SELECT {distinct}{', '.join(columns)} FROM {view.source} s "  # noqa: S608
         f"WHERE {time} BETWEEN '{start.isoformat()}'::timestamptz AND '{end.isoformat()}'::timestamptz "
         f"ORDER BY {', '.join([*keys, *_newest_first(view)])}" + ("" if keys else " LIMIT 1")
     )
