@@ -9,7 +9,10 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +21,7 @@ import pyarrow.parquet as pq
 
 from feature_repo.features import TIMESTAMP
 from forecast_assets.atomic import publish_directory, read_reference, write_reference
-from forecast_assets.content_hash import content_hash
+from forecast_assets.content_hash import ContentHasher, content_hash
 
 ROWS_PER_CHUNK = 100_000
 
@@ -49,25 +52,28 @@ class FrameStore:
         if self._is_complete(version):
             write_reference(self.folder / "CURRENT", version)
             return self._manifest(version)
+        with self.stage(frame.schema) as staged:
+            staged.write(frame)
+            return staged.publish(feature_service=feature_service, feature_service_hash=feature_service_hash)
+
+    @contextmanager
+    def stage(self, schema: pa.Schema) -> Iterator["StagedFrame"]:
+        """A frame to be written piece by piece, in bounded memory, which nobody sees before it is published.
+
+        Leaving the ``with`` block without having published it removes what was written.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
         try:
-            return self._publish(frame, version, staging, feature_service, feature_service_hash)
+            yield StagedFrame(self, staging, schema)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 
-    def _publish(self, frame: pa.Table, version: str, staging: Path, service: str, service_hash: str) -> Manifest:
-        weeks = pc.min_max(frame[TIMESTAMP]).as_py()
-        manifest = Manifest(
-            content_hash=version,
-            rows=frame.num_rows,
-            first_week=weeks["min"].date().isoformat(),
-            last_week=weeks["max"].date().isoformat(),
-            feature_service=service,
-            feature_service_hash=service_hash,
-            columns=[{"name": field.name, "type": str(field.type)} for field in frame.schema],
-            chunks=[self._write_chunk(staging, frame, start) for start in range(0, frame.num_rows, ROWS_PER_CHUNK)],
-        )
+    def _publish(self, staging: Path, manifest: Manifest) -> Manifest:
+        version = manifest.content_hash
+        if self._is_complete(version):
+            write_reference(self.folder / "CURRENT", version)
+            return self._manifest(version)
         (staging / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2))
         (staging / "_SUCCESS").touch()
         previous = read_reference(self.folder / "CURRENT")
@@ -94,13 +100,6 @@ class FrameStore:
         folder, manifest = current
         return pa.concat_tables(pq.read_table(folder / str(chunk["file"])) for chunk in manifest.chunks)
 
-    def _write_chunk(self, folder: Path, frame: pa.Table, start: int) -> dict[str, str | int]:
-        rows = frame.slice(start, ROWS_PER_CHUNK)
-        path = folder / f"chunk-{start // ROWS_PER_CHUNK:05d}.parquet"
-        pq.write_table(rows, path, compression="zstd")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return {"file": path.name, "rows": rows.num_rows, "sha256": digest}
-
     def _is_complete(self, version: str) -> bool:
         return (self.folder / version / "_SUCCESS").exists()
 
@@ -111,3 +110,62 @@ class FrameStore:
         for entry in os.scandir(self.folder):
             if entry.is_dir() and not entry.name.startswith(".") and entry.name not in kept:
                 shutil.rmtree(entry.path)
+
+
+class StagedFrame:
+    """A frame in the making, from ``FrameStore.stage``."""
+
+    def __init__(self, store: FrameStore, folder: Path, schema: pa.Schema) -> None:
+        self._store = store
+        self._folder = folder
+        self._schema = schema
+        self._hasher = ContentHasher(schema)
+        self._pending: pa.Table = schema.empty_table()
+        self._chunks: list[dict[str, str | int]] = []
+        self._times: list[datetime] = []
+
+    def write(self, rows: pa.Table | pa.RecordBatch) -> None:
+        """Append rows. Chunks and hash are those of the whole frame, however it is cut into pieces.
+
+        Raises:
+            ValueError: the rows have other columns than the frame.
+        """
+        self._hasher.update(rows)
+        piece = rows if isinstance(rows, pa.Table) else pa.Table.from_batches([rows])
+        if piece.num_rows:
+            weeks = pc.min_max(piece[TIMESTAMP]).as_py()
+            self._times = [min([*self._times, weeks["min"]]), max([*self._times, weeks["max"]])]
+        self._pending = pa.concat_tables([self._pending, piece])
+        while self._pending.num_rows >= ROWS_PER_CHUNK:
+            self._write_chunk(self._pending.slice(0, ROWS_PER_CHUNK))
+            self._pending = self._pending.slice(ROWS_PER_CHUNK)
+
+    def publish(self, *, feature_service: str, feature_service_hash: str) -> Manifest:
+        """Make this the current frame. The same content again is left as it is.
+
+        Raises:
+            ValueError: no rows have been written.
+        """
+        if not self._times:
+            raise ValueError("the frame has no rows: a frame to train on needs some")
+        if self._pending.num_rows:
+            self._write_chunk(self._pending)
+            self._pending = self._schema.empty_table()
+        first, last = self._times
+        manifest = Manifest(
+            content_hash=self._hasher.hexdigest(),
+            rows=sum(int(chunk["rows"]) for chunk in self._chunks),
+            first_week=first.date().isoformat(),
+            last_week=last.date().isoformat(),
+            feature_service=feature_service,
+            feature_service_hash=feature_service_hash,
+            columns=[{"name": field.name, "type": str(field.type)} for field in self._schema],
+            chunks=self._chunks,
+        )
+        return self._store._publish(self._folder, manifest)
+
+    def _write_chunk(self, rows: pa.Table) -> None:
+        path = self._folder / f"chunk-{len(self._chunks):05d}.parquet"
+        pq.write_table(rows, path, compression="zstd")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        self._chunks.append({"file": path.name, "rows": rows.num_rows, "sha256": digest})

@@ -143,6 +143,25 @@ def test_a_frame_without_its_completion_marker_is_written_again(store: FrameStor
     assert store.load().equals(FIRST)
 
 
+@pytest.mark.parametrize("piece", [1, 4, 10, 25, 40])
+def test_a_frame_staged_piece_by_piece_is_the_one_published_whole(store: FrameStore, piece: int) -> None:
+    with store.stage(FIRST.schema) as staged:
+        for batch in FIRST.to_batches(max_chunksize=piece):
+            staged.write(batch)
+        assert store.current() is None
+        in_pieces = staged.publish(feature_service="service", feature_service_hash="abc")
+    assert in_pieces == publish(FrameStore(store.folder.with_name("whole")), FIRST)
+    assert store.load().equals(FIRST)
+
+
+def test_a_staged_frame_that_is_not_published_leaves_nothing_and_an_empty_one_is_refused(store: FrameStore) -> None:
+    with store.stage(FIRST.schema) as staged:
+        with pytest.raises(ValueError, match="no rows"):
+            staged.publish(feature_service="service", feature_service_hash="abc")
+        staged.write(FIRST)
+    assert kept(store) == set()
+
+
 NAN = float("nan")
 VALUES: dict[pa.DataType, st.SearchStrategy[Any]] = {
     pa.int64(): st.integers(-1, 1) | st.integers(-(2**63), 2**63 - 1),

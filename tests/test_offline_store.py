@@ -208,11 +208,6 @@ def test_entity_rows_without_a_join_key_are_refused_by_its_name(feature_store: F
         feature_store.get_historical_features(entity_frame([]).drop(columns="dept"), ["always:amount"]).to_df()
 
 
-def test_retrieval_without_entity_rows_says_what_is_needed(feature_store: FeatureStore) -> None:
-    with pytest.raises(ValueError, match="needs entity_df, a DataFrame or a SQL query"):
-        feature_store.get_historical_features(features=["always:amount"], start_date=DAY_0, end_date=DAY_0).to_df()
-
-
 def test_what_is_trained_on_is_what_is_served_and_the_label(feature_store: FeatureStore) -> None:
     everything = names(FRAME_FEATURES)
     by_service = {
