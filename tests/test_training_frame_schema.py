@@ -12,7 +12,7 @@ from feature_repo.features import ENTITY_KEYS, FRAME_FEATURES, LABEL, TIMESTAMP,
 from feature_repo.transformations import INPUTS, on_demand_features
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
-from forecast_assets.schemas import validate_training_frame
+from forecast_assets.schemas import FrameValidator, validate_training_frame
 
 Edit = Callable[[pa.Table], pa.Table]
 
@@ -122,3 +122,12 @@ def test_several_broken_rules_are_all_reported_with_values(frame: pa.Table) -> N
     values = {(failure.column, failure.rule): failure.first_values for failure in validate_training_frame(bad)}
     assert values["month", "less_than_or_equal_to(12)"] == "13"
     assert values["store_size", "greater_than_or_equal_to(1)"] == "-1"
+
+
+def test_a_frame_checked_piece_by_piece_breaks_the_same_rules(frame: pa.Table) -> None:
+    twice = pa.concat_tables([frame, frame.slice(0, 3)])
+    for bad in (frame, twice, replaced("month", *[13] * 60)(frame), frame.drop_columns(["cpi"])):
+        validator = FrameValidator()
+        for batch in bad.combine_chunks().to_batches(max_chunksize=25):
+            validator.check(pa.Table.from_batches([batch]))
+        assert {(f.column, f.rule, f.rows) for f in validator.failures()} == broken_rules(bad)

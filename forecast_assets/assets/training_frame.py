@@ -1,7 +1,11 @@
 """The training frame: a point-in-time retrieval, validated before it replaces the last good one."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from itertools import chain
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -9,9 +13,9 @@ import pyarrow.compute as pc
 
 from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TIMESTAMP, TRAINING_SERVICE
 from forecast_assets.assets.common import OWNERS
-from forecast_assets.metadata import column_schema, markdown_table, null_rates
+from forecast_assets.metadata import column_schema, markdown_table
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
-from forecast_assets.schemas import validate_training_frame
+from forecast_assets.schemas import FrameValidator
 from forecast_assets.sql import statement
 
 SCHEMA_CHECK = "schema_and_ranges"
@@ -43,66 +47,79 @@ ENTITY_CHECK = "one_row_per_labelled_week"
 def training_frame(
     context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres, artifacts: Artifacts
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
-    """Retrieve, validate, publish."""
+    """Retrieve, validate and write, batch by batch; publish if all of it is good."""
     from feature_repo.definition_hash import definition_hash
 
     started = time.monotonic()
     entity_rows = statement("labelled_rows")
-    with feast.open() as store:
-        service = store.get_feature_service(TRAINING_SERVICE)
-        frame = store.get_historical_features(entity_df=entity_rows, features=service).to_arrow()
-    retrieved = time.monotonic()
-    context.log.info(f"{frame.num_rows:,} rows and {frame.num_columns} columns in {retrieved - started:.1f} s")
-
     with postgres.connect() as connection:
         (expected,) = connection.execute(statement("count_labelled_rows")).fetchone() or (0,)
-    failures = validate_training_frame(frame)
-    yield dg.AssetCheckResult(
-        check_name=ENTITY_CHECK,
-        passed=frame.num_rows == expected,
-        metadata={"rows": frame.num_rows, "labelled_rows": expected},
-    )
-    yield dg.AssetCheckResult(
-        check_name=SCHEMA_CHECK,
-        passed=not failures,
-        metadata={
-            "failures": markdown_table(
-                ("column", "rule", "rows", "first values"),
-                [(f.column, f.rule, f.rows, f.first_values) for f in failures],
-            )
-        },
-    )
-    if failures or frame.num_rows != expected:
-        broken = "; ".join(f"{f.column}: {f.rule} ({f.rows:,} rows, first {f.first_values})" for f in failures)
-        raise dg.Failure(
-            f"the training frame was not published, the last good one stays: {broken or ''}"
-            + (
-                f"{frame.num_rows:,} rows retrieved for {expected:,} labelled weeks"
-                if frame.num_rows != expected
-                else ""
-            ),
-            allow_retries=False,
-        )
+    with ExitStack() as stack:
+        store = stack.enter_context(feast.open())
+        service = store.get_feature_service(TRAINING_SERVICE)
+        job: Any = store.get_historical_features(entity_df=entity_rows, features=service)
+        batches = stack.enter_context(closing(job.to_arrow_batches()))
+        first = next(batches)
+        staged = stack.enter_context(artifacts.frames.stage(first.schema))
+        validator, seen = FrameValidator(), _Counts()
+        for batch in chain([first], batches):
+            rows = pa.Table.from_batches([batch])
+            validator.check(rows)
+            seen.add(rows)
+            staged.write(rows)
+        context.log.info(f"{seen.rows:,} rows and {len(first.schema)} columns in {time.monotonic() - started:.1f} s")
 
-    service_hash = definition_hash(service)
-    manifest = artifacts.frames.publish(frame, feature_service=TRAINING_SERVICE, feature_service_hash=service_hash)
+        failures = validator.failures()
+        yield dg.AssetCheckResult(
+            check_name=ENTITY_CHECK,
+            passed=seen.rows == expected,
+            metadata={"rows": seen.rows, "labelled_rows": expected},
+        )
+        yield dg.AssetCheckResult(
+            check_name=SCHEMA_CHECK,
+            passed=not failures,
+            metadata={
+                "failures": markdown_table(
+                    ("column", "rule", "rows", "first values"),
+                    [(f.column, f.rule, f.rows, f.first_values) for f in failures],
+                )
+            },
+        )
+        if failures or seen.rows != expected:
+            broken = "; ".join(f"{f.column}: {f.rule} ({f.rows:,} rows, first {f.first_values})" for f in failures)
+            count = "" if seen.rows == expected else f"{seen.rows:,} rows retrieved for {expected:,} labelled weeks"
+            raise dg.Failure(
+                f"the training frame was not published, the last good one stays: {broken}{count}", allow_retries=False
+            )
+        manifest = staged.publish(feature_service=TRAINING_SERVICE, feature_service_hash=definition_hash(service))
     yield dg.MaterializeResult(
         data_version=dg.DataVersion(manifest.content_hash),
         metadata={
             "dagster/row_count": manifest.rows,
-            "dagster/column_schema": column_schema(frame.schema, {f.name: f.description for f in FRAME_FEATURES}),
+            "dagster/column_schema": column_schema(first.schema, {f.name: f.description for f in FRAME_FEATURES}),
             "first_week": manifest.first_week,
             "last_week": manifest.last_week,
             "chunks": len(manifest.chunks),
-            "missing_values": null_rates(frame),
-            "rows_per_week": _rows_per_week(frame),
-            "retrieval_seconds": round(retrieved - started, 2),
+            "missing_values": markdown_table(
+                ("column", "missing"),
+                [(name, f"{count / seen.rows:.1%}") for name, count in seen.missing.items() if count],
+            ),
+            "rows_per_week": f"{min(seen.weeks.values())} to {max(seen.weeks.values())}",
             "seconds": round(time.monotonic() - started, 2),
             "entity_rows": dg.MetadataValue.md(f"```sql\n{entity_rows}\n```"),
         },
     )
 
 
-def _rows_per_week(frame: pa.Table) -> str:
-    counts = pc.value_counts(frame[TIMESTAMP]).field("counts")
-    return f"{pc.min(counts)} to {pc.max(counts)}"
+class _Counts:
+    """What the metadata says of the rows that have passed."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.missing: Counter[str] = Counter()
+        self.weeks: Counter[object] = Counter()
+
+    def add(self, rows: pa.Table) -> None:
+        self.rows += rows.num_rows
+        self.missing.update({name: rows[name].null_count for name in rows.column_names})
+        self.weeks.update({week["values"]: week["counts"] for week in pc.value_counts(rows[TIMESTAMP]).to_pylist()})
