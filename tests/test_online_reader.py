@@ -16,14 +16,15 @@ from online_example import (
     read,
 )
 
-from benchmarks.full_size import live_keys, stock_store, ttl_range
+from benchmarks.full_size import live_keys, stock_store
 from feature_repo.database import PostgresSettings
-from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
+from feature_repo.definitions import sales_history_features, store_external_features
 from feature_repo.features import INFERENCE_SERVICE
+from feature_repo.materialize import materialize
 from feature_repo.online_reader import OnlineReader, UnknownSeriesError
-from feature_repo.store import open_store
+from feature_repo.store import apply_definitions, open_store
 from forecast_assets.ingest.drop import read_drop
-from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
+from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
 from forecast_assets.ingest.publish import publish
 
 pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning")
@@ -33,14 +34,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an exp
 def materialized(module_database: PostgresSettings, small_drop: Path) -> Iterator[tuple[FeatureStore, FeatureStore]]:
     """The project's features of the coming week in our store and in Feast's own."""
     drop = read_drop(small_drop)
-    for table in (sales_features_table(drop), store_features_table(drop)):
+    for table in (sales_features_table(drop), store_features_table(drop), sales_windows_table(drop)):
         publish(table, module_database, run_id="")
     _, week = live_keys(module_database)
     stock = stock_store(module_database)
     with open_store(module_database) as ours, contextlib.redirect_stdout(io.StringIO()):
         for store in (ours, stock):
-            store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
-            store.materialize(*ttl_range(week))
+            apply_definitions(store)
+            materialize(store, week)
         yield ours, stock
     stock._get_provider().online_store._conn.close()  # type: ignore[attr-defined]
     stock.registry.write_engine.dispose()  # type: ignore[attr-defined]
@@ -89,9 +90,11 @@ def test_the_reader_computes_on_demand_features_once_per_read(
         return pd.DataFrame({"momentum": inputs["total_markdown"].astype(float) / (lag.abs() + 1)})
 
     on_demand: OnDemandFeatureView = on_demand_feature_view(
-        sources=list(FEATURE_VIEWS), schema=[Field(name="momentum", dtype=Float64)], mode="pandas"
+        sources=[sales_history_features, store_external_features],
+        schema=[Field(name="momentum", dtype=Float64)],
+        mode="pandas",
     )(momentum)
-    service = FeatureService(name="with_momentum", features=[FEATURE_VIEWS[0][["month"]], on_demand])
+    service = FeatureService(name="with_momentum", features=[sales_history_features[["month"]], on_demand])
     store.apply([on_demand, service])
     keys, _ = live_keys(module_database)
     keys = [*keys, {"store": 999, "dept": 1}]
