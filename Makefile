@@ -32,7 +32,8 @@ format: $(INSTALLED) ## Let ruff arrange the code
 	@$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## The figures of the README, measured here
-	@$(BIN)/python -m benchmarks.pipeline
+	@for name in ingest retrieval online materialize pipeline; do \
+		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 psql: $(INSTALLED) ## A prompt on the database
 	@$(BIN)/python -m feature_repo.database

@@ -1,4 +1,4 @@
-"""What the benchmarks of the feature store share: both feature tables at full size on a PostgreSQL of their own."""
+"""What the benchmarks of the feature store share: the feature tables at full size on a PostgreSQL of their own."""
 
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from feature_repo.database import PostgresSettings
 from feature_repo.definitions import TTL
 from feature_repo.store import REGISTRY_SCHEMA, REPO_PATH, _fill, _variables
 from forecast_assets.ingest.drop import read_drop
-from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
+from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
 from forecast_assets.ingest.publish import publish
 from forecast_assets.sample_data import write_sample_data
 from forecast_assets.sql import statement
@@ -32,7 +32,7 @@ def feature_tables(size: float = 1.0) -> Iterator[PostgresSettings]:
         drop = read_drop(folder / "landing")
         settings = PostgresSettings.embedded(folder / "postgres")
         try:
-            for table in (sales_features_table(drop), store_features_table(drop)):
+            for table in (sales_features_table(drop), store_features_table(drop), sales_windows_table(drop)):
                 publish(table, settings, run_id="")
             yield settings
         finally:
@@ -47,14 +47,16 @@ def live_keys(settings: PostgresSettings) -> tuple[list[dict[str, int]], datetim
     return [{"store": store, "dept": dept} for store, dept, _ in rows], week
 
 
-def stock_store(settings: PostgresSettings, **online_store: Any) -> FeatureStore:
-    """The same feature store with Feast's own PostgreSQL online store, in a registry and a schema of its own."""
+def stock_store(settings: PostgresSettings, *, offline: bool = False, **online_store: Any) -> FeatureStore:
+    """The same with Feast's own online store, and offline store if wanted, in a registry and a schema of its own."""
     schema = f"stock_{REGISTRY_SCHEMA}"
     with psycopg.connect(settings.url) as connection:
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
     variables = _variables(settings) | {"FEAST_REGISTRY_URL": settings.sqlalchemy_url(schema=schema)}
     config = _fill(yaml.safe_load((REPO_PATH / "feature_store.yaml").read_text()), variables)
     config["online_store"].pop("redis_url", None)
+    if offline:
+        config["offline_store"]["type"] = "postgres"
     config["online_store"] |= {"type": "postgres", "db_schema": "stock_online", **online_store}
     return FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
 

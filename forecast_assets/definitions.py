@@ -9,6 +9,7 @@ from forecast_assets.assets.online import online_features
 from forecast_assets.assets.raw import raw_drop
 from forecast_assets.assets.registry import feast_registry
 from forecast_assets.assets.training_frame import training_frame
+from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
 
@@ -28,6 +29,7 @@ defs = dg.Definitions(
         online_features,
         weekly_forecasts,
     ],
+    asset_checks=[training_frame_checks],
     resources={
         "postgres": postgres,
         "feast": FeastStore(postgres=postgres),

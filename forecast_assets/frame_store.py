@@ -88,6 +88,12 @@ class FrameStore:
         version = read_reference(self.folder / "CURRENT")
         return None if version is None else (self.folder / version, self._manifest(version))
 
+    def previous(self) -> pa.Table | None:
+        """The rows of the frame before the current one, or None if there was none."""
+        current = read_reference(self.folder / "CURRENT")
+        others = [path for path in self.folder.glob("*/_SUCCESS") if path.parent.name != current]
+        return None if not others else self._rows(max(others, key=lambda path: path.stat().st_mtime).parent)
+
     def load(self) -> pa.Table:
         """The rows of the current frame.
 
@@ -97,8 +103,11 @@ class FrameStore:
         current = self.current()
         if current is None:
             raise FileNotFoundError(f"{self.folder} holds no training frame yet: materialize training_frame first")
-        folder, manifest = current
-        return pa.concat_tables(pq.read_table(folder / str(chunk["file"])) for chunk in manifest.chunks)
+        return self._rows(current[0])
+
+    def _rows(self, folder: Path) -> pa.Table:
+        chunks = self._manifest(folder.name).chunks
+        return pa.concat_tables(pq.read_table(folder / str(chunk["file"])) for chunk in chunks)
 
     def _is_complete(self, version: str) -> bool:
         return (self.folder / version / "_SUCCESS").exists()

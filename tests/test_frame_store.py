@@ -205,3 +205,15 @@ def test_missing_zero_and_not_a_number_names_types_and_orders_all_count() -> Non
     tables += [pa.table({"b": floats[0]}), pa.table({"a": one, "b": two}), pa.table({"b": two, "a": one})]
     tables += [pa.table({"a": two, "b": one}), pa.table({"a": pa.array([], pa.int64())}), pa.table({})]
     assert len({content_hash(table) for table in tables}) == len(tables)
+
+
+def test_the_frame_before_the_current_one_can_be_read(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path)
+    for week in (1, 2):
+        stamp = pa.array([week * 7 * 24 * 3600 * 10**6], pa.timestamp("us", "UTC"))
+        assert store.previous() is None or week == 2
+        store.publish(pa.table({TIMESTAMP: stamp}), feature_service="", feature_service_hash="")
+
+    previous = store.previous()
+    assert previous is not None
+    assert previous[TIMESTAMP][0].as_py().day == 8
