@@ -8,7 +8,6 @@ from typing import Any
 import psycopg
 import pytest
 from feast import FeatureStore
-from feast.protos.feast.types.Value_pb2 import DoubleList, Value
 
 from feature_repo.database import PostgresSettings
 from feature_repo.features import INFERENCE_SERVICE, SEQUENCE_SERVICE, VIEWS
@@ -41,16 +40,14 @@ def keys(module_database: PostgresSettings) -> Keys:
         return [(store, dept) for store, dept, _ in connection.execute(statement("coming_week_rows")).fetchall()]
 
 
-def tamper(feature_store: FeatureStore, view: str, key: tuple[int, ...], feature: str, value: Value) -> None:
-    """Writes one online value as if something else had written it."""
-    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-
-    join_keys = ["store", "dept"][: len(key)]
-    entity = EntityKey(join_keys=join_keys, entity_values=[Value(int64_val=number) for number in key])
-    provider: Any = feature_store._get_provider()
-    row = (entity, {feature: value}, WEEK, None)
-    table: Any = {v.name: v for v in feature_store.list_all_feature_views()}[view]
-    provider.online_write_batch(feature_store.config, table, [row], progress=None)
+def tamper(database: PostgresSettings, view: str, key: tuple[int, int], feature: str, value: Any) -> None:
+    """Changes one online value as if something else had written it."""
+    with psycopg.connect(database.url) as connection:
+        changed = connection.execute(
+            f"UPDATE feast_online.demand_forecasting_{view} SET {feature} = %s WHERE (store, dept) = (%s, %s)",
+            [value, *key],
+        )
+        assert changed.rowcount == 1
 
 
 def test_every_live_series_is_served_what_a_training_would_see(feature_store: FeatureStore, keys: Keys) -> None:
@@ -62,27 +59,23 @@ def test_every_live_series_is_served_what_a_training_would_see(feature_store: Fe
 @pytest.mark.parametrize(
     ("view", "feature", "change"),
     [
-        ("sales_history_features", "sales_lag_1", lambda value: Value(double_val=value * (1 + 2**-52))),
-        ("sales_history_features", "sales_lag_52", lambda _: Value()),
-        ("sales_history_features", "week_of_year", lambda value: Value(int32_val=value + 1)),
-        ("sales_history_features", "is_holiday", lambda value: Value(bool_val=not value)),
-        ("feature_transformations", "seasonal_sine", lambda value: Value(double_val=value + 2e-12)),
-        ("temporal_transformations", "sales_velocity", lambda value: Value(double_val=value - 1)),
-        (
-            "sales_window_features",
-            "sales_window_52",
-            lambda value: Value(double_list_val=DoubleList(val=[*value[:-1], value[-1] + 1])),
-        ),
+        ("sales_history_features", "sales_lag_1", lambda value: value * (1 + 2**-52)),
+        ("sales_history_features", "sales_lag_52", lambda _: None),
+        ("sales_history_features", "week_of_year", lambda value: value + 1),
+        ("sales_history_features", "is_holiday", lambda value: not value),
+        ("feature_transformations", "seasonal_sine", lambda value: value + 2e-12),
+        ("temporal_transformations", "sales_velocity", lambda value: value - 1),
+        ("sales_window_features", "sales_window_52", lambda value: [*value[:-1], value[-1] + 1]),
     ],
 )
 def test_a_single_changed_value_is_found_and_named_with_both_values(
-    feature_store: FeatureStore, keys: Keys, view: str, feature: str, change: Any
+    feature_store: FeatureStore, module_database: PostgresSettings, keys: Keys, view: str, feature: str, change: Any
 ) -> None:
     key = keys[7]
     reference = f"{view}:{feature}"
     entity_rows = [{"store": key[0], "dept": key[1]}]
     right = feature_store.get_online_features([reference], entity_rows).to_dict()[feature][0]
-    tamper(feature_store, view, key, feature, change(right))
+    tamper(module_database, view, key, feature, change(right))
     wrong = feature_store.get_online_features([reference], entity_rows).to_dict()[feature][0]
 
     parity = compare(feature_store, keys, WEEK)
@@ -94,11 +87,13 @@ def test_a_single_changed_value_is_found_and_named_with_both_values(
     assert compare(feature_store, keys, WEEK).first == ()
 
 
-def test_an_on_demand_value_within_the_tolerance_is_no_difference(feature_store: FeatureStore, keys: Keys) -> None:
+def test_an_on_demand_value_within_the_tolerance_is_no_difference(
+    feature_store: FeatureStore, module_database: PostgresSettings, keys: Keys
+) -> None:
     entity_rows = [{"store": keys[0][0], "dept": keys[0][1]}]
     reference = "feature_transformations:seasonal_sine"
     value = feature_store.get_online_features([reference], entity_rows).to_dict()["seasonal_sine"][0]
-    tamper(feature_store, "feature_transformations", keys[0], "seasonal_sine", Value(double_val=value + 5e-13))
+    tamper(module_database, "feature_transformations", keys[0], "seasonal_sine", value + 5e-13)
     assert compare(feature_store, keys, WEEK).first == ()
     materialize(feature_store, WEEK)
 
