@@ -142,14 +142,7 @@ FRAME_FEATURES = SALES_HISTORY + STORE_EXTERNAL + ON_DEMAND
 """The columns of the training frame after its keys, in this order."""
 FRAME_VIEWS = [view.name for view in VIEWS if set(view.features) <= set(FRAME_FEATURES)]
 
-CATEGORICAL = ("store", "dept", "store_type")
-
 
 def names(features: Iterable[Feature]) -> list[str]:
     """The names in list order."""
     return [feature.name for feature in features]
-
-
-def numeric_inputs() -> list[str]:
-    """The model's numeric inputs: every feature of the frame but the label and the categories."""
-    return [name for name in names(FRAME_FEATURES) if name not in (LABEL, *CATEGORICAL)]
