@@ -115,12 +115,17 @@ class Rows:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Dataset:
-    """A frame made ready for training, and its validation rows as they came."""
+    """A frame made ready for training.
+
+    validation_table: the validation rows as a forecaster reads them.
+    gap_table: likewise the rows between training and validation, neither learned from nor scored.
+    """
 
     encoder: Encoder
     training: Rows
     validation: Rows
     validation_table: pa.Table
+    gap_table: pa.Table
     training_weeks: tuple[str, str]
 
     @classmethod
@@ -135,6 +140,7 @@ class Dataset:
         require_columns(table, [spec.label, spec.holiday, *BASELINE_COLUMNS])
         training_mask, validation_mask = split_masks(table, spec)
         training_table = table.filter(pa.array(training_mask))
+        gap_table = table.filter(pa.array(~(training_mask | validation_mask)))
         validation_table = table.filter(pa.array(validation_mask))
         encoder = Encoder.fit(training_table, spec)
         panel = None
@@ -144,7 +150,7 @@ class Dataset:
             encoder=encoder,
             training=Rows.of(training_table, encoder, spec, panel, device),
             validation=Rows.of(validation_table, encoder, spec, panel, device),
-            # With its windows, so that a forecaster can read it as it reads any table.
             validation_table=with_windows(validation_table, panel) if panel else validation_table,
+            gap_table=with_windows(gap_table, panel) if panel else gap_table,
             training_weeks=week_span(training_table, spec.timestamp),
         )
