@@ -52,7 +52,7 @@ def write_card(directory: Path, facts: Mapping[str, Any]) -> None:
         "## Limits",
         "",
         "It forecasts the coming week from sales up to the week before. A series without sales in the last weeks "
-        "starts from its older level or from that of its group. Drivers that were in motion for less than a year of the "
+        "starts from its older level or from that of its group. Drivers in motion for less than a year of the "
         "training weeks are not read.",
         "",
         f"Inputs: {', '.join(facts['inputs'])}.",
