@@ -42,7 +42,7 @@ def calibrated_spread(quantile_NQ: Floats, actual_N: Floats) -> Spread:
     predictive inference for regression", section 5.2), each side for itself. 1 where there are hardly any rows.
 
     A little more is covered here than is promised: weeks differ from one another, so that of the weeks to come less
-    falls inside than of the few calibrated on. Over four folds in time that was about 1 row in 100, half of it on each side.
+    falls inside than of the few calibrated on. Over four folds in time that was 1 row in 100, half of it on each side.
     """
     if len(actual_N) < _MIN_ROWS:
         return 1.0, 1.0
