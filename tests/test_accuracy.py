@@ -1,7 +1,7 @@
 """Past forecasts are scored against what was then sold, by week, store and department."""
 
 import datetime
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -23,10 +23,12 @@ FIRST = datetime.date(2012, 6, 1)
 
 def forecasts(weeks: int = 6, error: float = 0.1) -> pa.Table:
     """Two stores with two departments; every second forecast too high, the others too low by the same share."""
-    keys = [(store, dept, FIRST + datetime.timedelta(weeks=w)) for w in range(weeks) for store in (1, 2) for dept in (7, 8)]
+    keys = [
+        (store, dept, FIRST + datetime.timedelta(weeks=w)) for w in range(weeks) for store in (1, 2) for dept in (7, 8)
+    ]
     stores, depts, dates = zip(*keys, strict=True)
-    sales = np.linspace(1_000, 2_000, len(keys))
-    sign = np.where(np.arange(len(keys)) % 2, 1, -1)
+    sales = np.linspace(1_000, 2_000, len(dates))
+    sign = np.where(np.arange(len(dates)) % 2, 1, -1)
     return pa.table(
         {
             "store": stores,
@@ -78,13 +80,20 @@ def test_the_last_weeks_are_those_that_have_rows() -> None:
 
 
 @pytest.fixture
-def sold(database: PostgresSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[PostgresSettings]:
+def sold(database: PostgresSettings, monkeypatch: pytest.MonkeyPatch) -> PostgresSettings:
     """A server with a table of what was sold, and forecasts of it; the next week is forecast and not sold."""
-    for name, value in database.environment.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("POSTGRES_HOST", database.host)
+    monkeypatch.setenv("POSTGRES_DB", database.database)
+    monkeypatch.setenv("POSTGRES_SSLMODE", database.sslmode)
     rows = forecasts(weeks=7)
     sales = rows.select(["store", "dept", "is_holiday", "weekly_sales"]).append_column("date", rows["week"])
-    naive = ("sales_lag_1", "sales_lag_52", "sales_rolling_mean_4", "sales_rolling_mean_12", "sales_rolling_mean_4_lag_52")
+    naive = (
+        "sales_lag_1",
+        "sales_lag_52",
+        "sales_rolling_mean_4",
+        "sales_rolling_mean_12",
+        "sales_rolling_mean_4_lag_52",
+    )
     for name in naive:
         sales = sales.append_column(name, pa.array(rows["weekly_sales"].to_numpy() * 1.3))
     last = rows["week"][-1].as_py()
@@ -116,3 +125,51 @@ def checks(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     (event,) = result.asset_materializations_for_node("forecast_accuracy")
     return {name: value.value for name, value in event.metadata.items()}
+
+
+def test_only_weeks_that_were_sold_are_scored_and_the_scores_are_published(
+    sold: PostgresSettings, tmp_path: Path
+) -> None:
+    result = materialize(Artifacts(path=str(tmp_path)))
+
+    with psycopg.connect(sold.url) as connection:
+        published = connection.execute(
+            "SELECT scope, key, rows FROM forecast_accuracy WHERE scope <> 'week'"
+        ).fetchall()
+        weeks = connection.execute("SELECT count(*) FROM forecast_accuracy WHERE scope = 'week'").fetchone()
+    assert sorted(published) == [
+        ("all", "all", 24),
+        ("dept", "7", 12),
+        ("dept", "8", 12),
+        ("store", "1", 12),
+        ("store", "2", 12),
+    ]
+    assert weeks == (6,)
+    assert metadata(result)["accuracy/wape"] == pytest.approx(0.1)
+    assert metadata(result)["forecasts_scored"] == 24
+
+
+def test_forecasts_worse_than_the_naive_ones_and_intervals_that_miss_are_warned_of(
+    sold: PostgresSettings, tmp_path: Path
+) -> None:
+    artifacts = Artifacts(path=str(tmp_path))
+    too_wide = checks(materialize(artifacts))
+    rows = forecasts(weeks=7, error=0.5)
+    publish(
+        sold, rows.set_column(4, "p10", pa.array(rows["forecast"].to_numpy() * np.where(np.arange(28) % 5, 0.1, 9)))
+    )
+    worse = checks(materialize(artifacts))
+
+    assert too_wide == {"better_than_naive_lately": True, "calibrated_lately": False}
+    assert worse == {"better_than_naive_lately": False, "calibrated_lately": True}
+
+
+def test_before_any_forecast_week_was_sold_there_is_nothing_to_score_and_nothing_to_warn_of(
+    sold: PostgresSettings, tmp_path: Path
+) -> None:
+    publish(sold, forecasts(weeks=7).slice(24))
+
+    result = materialize(Artifacts(path=str(tmp_path)))
+
+    assert checks(result) == {"better_than_naive_lately": True, "calibrated_lately": True}
+    assert metadata(result) == {"dagster/row_count": 0}
