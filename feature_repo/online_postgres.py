@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -74,6 +75,19 @@ class PostgresRows:
                     _take_over(cursor, part, rows)
 
         self._run(work)
+
+    def forget_after(self, table: ViewTable, end: datetime) -> bool:
+        """Remove the rows with an event time later than ``end``; whether there were any."""
+
+        def work(connection: psycopg.Connection[Any]) -> bool:
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.execute(f"DELETE FROM {table.qualified} WHERE {EVENT} > %s", [end])  # noqa: S608
+                if not cursor.rowcount:
+                    return False
+                _new_version(cursor, table)
+                return True
+
+        return self._run(work)
 
     def snapshot(self, table: ViewTable) -> tuple[str, list[tuple[Any, ...]]]:
         """The view's version and all its rows (keys, event time, features) as they are at one moment."""

@@ -106,6 +106,14 @@ class RowOnlineStore(OnlineStore):
         postgres, redis = self._backends(config)
         return postgres.read(requests) if redis is None else redis.read(requests)
 
+    def forget_after(self, config: RepoConfig, views: Sequence[Any], end: datetime) -> None:
+        """Remove the rows of ``views`` with an event time later than ``end``."""
+        postgres, redis = self._backends(config)
+        for view in views:
+            table = ViewTable.of(config, view)
+            if postgres.forget_after(table, end) and redis is not None:
+                redis.copy(table)
+
     def update(
         self,
         config: RepoConfig,

@@ -225,7 +225,8 @@ def test_values_survive_new_and_reordered_features_and_go_with_dropped_ones(stor
 def test_who_still_knows_a_feature_by_another_type_is_told_so(
     store: FeatureStore, database: PostgresSettings, old: FeastType
 ) -> None:
-    store.apply([view("per_store", {"size": old}, [store_entity]), FeatureService(name="sizes", features=[PER_STORE])])
+    per_store = view("per_store", {"size": old}, [store_entity])
+    store.apply([per_store, FeatureService(name="sizes", features=[per_store])])
     store.refresh_registry()
     applied = store.get_feature_view("per_store")
     reader = OnlineReader(store, "sizes")
