@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import INFERENCE_SERVICE, TIMESTAMP
+from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, TIMESTAMP, VIEWS
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
@@ -83,25 +83,33 @@ def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datet
     """The inference service's features of ``keys``, in their order.
 
     Raises:
-        dg.Failure: the features of a series are not those of ``week``.
+        dg.Failure: a series has no features, or not those of ``week``.
     """
+    from feature_repo.online_reader import OnlineReader, UnknownSeriesError
+
     with feast.open() as store:
-        response = store.get_online_features(
-            features=store.get_feature_service(INFERENCE_SERVICE),
-            entity_rows=[{"store": store_id, "dept": dept} for store_id, dept in keys],
+        features = OnlineReader(store, INFERENCE_SERVICE).read(
+            {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
         )
-    table = response.to_arrow(include_event_timestamps=True)
-    midnight = datetime.datetime.combine(week, datetime.time(), datetime.UTC)
-    stale = pc.index(pc.not_equal(table["is_holiday__ts"], int(midnight.timestamp())), pa.scalar(True)).as_py()
-    if stale >= 0:
-        found = datetime.datetime.fromtimestamp(table["is_holiday__ts"][stale].as_py(), datetime.UTC).date()
-        raise dg.Failure(
-            f"the online features of store {keys[stale][0]}, dept {keys[stale][1]} are of {found}, not of the coming "
-            f"week {week}: materialize online_features first. The last forecasts stay.",
-            allow_retries=False,
-        )
-    features = table.select([name for name in table.column_names if not name.endswith("__ts")])
-    return features.append_column(TIMESTAMP, pa.array([midnight] * len(keys), pa.timestamp("us", "UTC")))
+    remedy = "materialize online_features first. The last forecasts stay."
+    try:
+        features.raise_if_unknown()
+    except UnknownSeriesError as error:
+        raise dg.Failure(f"{error}: {remedy}", allow_retries=False) from None
+    midnight = pa.scalar(datetime.datetime.combine(week, datetime.time(), datetime.UTC), pa.timestamp("us", "UTC"))
+    for view in VIEWS:
+        times = features.event_times.get(view.name)
+        # What is known of a store may end before the coming week; what is known of its series may not.
+        if times is None or view.keys != ENTITY_KEYS:
+            continue
+        other = pc.index(pc.not_equal(times, midnight), pa.scalar(True)).as_py()
+        if other >= 0:
+            raise dg.Failure(
+                f"the {view.name} of store {keys[other][0]}, dept {keys[other][1]} are of "
+                f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
+                allow_retries=False,
+            )
+    return features.table.append_column(TIMESTAMP, pa.repeat(midnight, len(keys)))
 
 
 def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifacts) -> dg.MetadataValue[Any]:
