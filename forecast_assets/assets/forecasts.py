@@ -40,20 +40,25 @@ def weekly_forecasts(
         keys = connection.execute(statement("coming_week_rows")).fetchall()
     week = keys[0][2]
     features = _online_features(feast, [(store, dept) for store, dept, _ in keys], week)
-    forecast = model.predict(features)
-    if not np.isfinite(forecast).all():
-        position = int(np.flatnonzero(~np.isfinite(forecast))[0])
+    quantiles = model.predict_quantiles(features)
+    finite = np.isfinite(quantiles).all(axis=1)
+    if not finite.all():
+        position = int(np.flatnonzero(~finite)[0])
         raise dg.Failure(
             f"the champion {champion.name} gives no finite forecast for store {keys[position][0]}, dept "
             f"{keys[position][1]}: nothing was published, the last forecasts stay",
             allow_retries=False,
         )
+    low, forecast, high = quantiles.T.copy()
     rows = pa.table(
         {
             "store": features["store"].cast(pa.int64()),
             "dept": features["dept"].cast(pa.int64()),
             "week": pa.array([week] * len(keys), pa.date32()),
-            "forecast": pa.array(forecast),
+            "forecast": forecast,
+            "p10": low,
+            "p50": forecast,
+            "p90": high,
             "model_version": pa.array([version] * len(keys)),
         }
     )
@@ -71,7 +76,11 @@ def weekly_forecasts(
             "model_version": version,
             "total_dollars": float(forecast.sum()),
             "largest": markdown_table(
-                ("store", "dept", "forecast, $"), [(r["store"], r["dept"], f"{r['forecast']:,.0f}") for r in largest]
+                ("store", "dept", "forecast, $", "80 % interval"),
+                [
+                    (r["store"], r["dept"], f"{r['forecast']:,.0f}", f"{r['p10']:,.0f} to {r['p90']:,.0f}")
+                    for r in largest
+                ],
             ),
             "sales_and_forecast": _picture(largest[:4], postgres, artifacts),
             "file": dg.MetadataValue.path(path),
@@ -118,7 +127,16 @@ def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifa
         for axes, row in zip(figure.subplots(2, 2, sharex=True).flat, series, strict=False):
             sales = connection.execute(statement("recent_sales"), row).fetchall()
             axes.plot([day for day, _ in sales], [amount / 1e3 for _, amount in sales], linewidth=1.1, label="sales")
-            axes.plot(row["week"], row["forecast"] / 1e3, "o", color="tab:red", markersize=4, label="forecast")
+            interval = [[(row["forecast"] - row["p10"]) / 1e3], [(row["p90"] - row["forecast"]) / 1e3]]
+            axes.errorbar(
+                [row["week"]],
+                [row["forecast"] / 1e3],
+                interval,
+                fmt="o",
+                color="tab:red",
+                markersize=3,
+                label="forecast",
+            )
             axes.set_title(f"store {row['store']}, dept {row['dept']} (thousand $)", fontsize=8)
             axes.tick_params(labelsize=7)
             short_dates(axes)
