@@ -72,7 +72,7 @@ class ArrowRetrievalJob(PostgreSQLRetrievalJob):
         self._column_names = column_names
         self._set_based = set_based
 
-    def to_arrow_batches(self, timeout: int | None = None) -> Iterator[pa.RecordBatch]:
+    def to_arrow_batches(self, timeout: int | None = None, snapshot: str | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of ``to_arrow`` in the same order, in batches, on-demand features included.
 
         Neither side holds the whole result; at least one batch comes, if only to carry the schema. The connection is
@@ -80,8 +80,9 @@ class ArrowRetrievalJob(PostgreSQLRetrievalJob):
 
         Args:
             timeout: seconds that the query may take.
+            snapshot: read the database as another session sees it, which exported this with ``pg_export_snapshot()``.
         """
-        with self._reader(timeout) as reader:
+        with self._reader(timeout, snapshot) as reader:
             none_yet = True
             for batch in reader:
                 if batch.num_rows:
@@ -121,8 +122,11 @@ class ArrowRetrievalJob(PostgreSQLRetrievalJob):
             return self._typed(reader.read_all())
 
     @contextmanager
-    def _reader(self, timeout: int | None) -> Iterator[pa.RecordBatchReader]:
+    def _reader(self, timeout: int | None, snapshot: str | None = None) -> Iterator[pa.RecordBatchReader]:
         with connected(self.config) as connection, connection.cursor() as cursor:
+            if snapshot:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute("SET TRANSACTION SNAPSHOT '{}'".format(snapshot.replace("'", "''")))
             cursor.execute(self._prepared(cursor, timeout))
             with cursor.fetch_record_batch() as reader:
                 yield reader
