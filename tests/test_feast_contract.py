@@ -210,7 +210,7 @@ def test_rows_written_through_feast_replace_their_like_all_or_none(store: Featur
     store.write_to_offline_store("visited", visits((1, 0, 5), (1, 2, 6), (2, 0, 7)))
     assert once == retrieved() == [5, 7, 6, 5, 6]
     for wrong in (visits((1, 0, 50), (1, 2, -1)), visits((1, 0, 50)).assign(shop_no=None)):
-        with pytest.raises(Exception, match="violates check constraint|missing values in shop_no"):
+        with pytest.raises(Exception, match=r"violates check constraint|missing values in shop_no"):
             store.write_to_offline_store("visited", wrong)
     assert retrieved() == once
     store.write_to_offline_store("visited", visits((1, 2, 60)))
