@@ -37,9 +37,12 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {REGISTRY_SCHEMA}")
     text = (REPO_PATH / "feature_store.yaml").read_text()
     config = _fill(yaml.safe_load(text), _variables(settings))
-    on_ray = config["batch_engine"] == "ray.engine"
+    on_ray = config["batch_engine"] != "local"
     if on_ray:
-        config["batch_engine"] = {"type": "ray.engine", "ray_address": ray_cluster.configured_address() or "local"}
+        config["batch_engine"] = {
+            "type": config["batch_engine"],
+            "ray_address": ray_cluster.configured_address() or "local",
+        }
     ray_is_ours = on_ray and not ray_cluster.is_connected()
     store = FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
     try:

@@ -55,6 +55,13 @@ def in_one_process(settings: PostgresSettings) -> pa.Table:
         return store.get_historical_features(statement("labelled_rows"), service).to_arrow()
 
 
+def test_an_address_that_is_none_or_that_nobody_answers_at_is_named() -> None:
+    with pytest.raises(ValueError, match="FEAST_RAY_ADDRESS is 'yes', which is not a Ray address"), connected("yes"):
+        pass
+    with pytest.raises(ConnectionError, match="no Ray cluster answers at FEAST_RAY_ADDRESS=auto"), connected("auto"):
+        pass
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_load_during_the_retrieval_leaves_it_the_frame_of_one_process_to_the_bit(
     tables: PostgresSettings, tmp_path: Path
@@ -112,7 +119,7 @@ def test_materialization_on_ray_writes_the_offline_values(
             "SELECT DISTINCT ON (store) store, event_timestamp, temperature, cpi, markdown1, store_type, store_size "
             "FROM store_features ORDER BY store, event_timestamp DESC"
         ).fetchall()
-    monkeypatch.setenv("FEAST_BATCH_ENGINE", "ray.engine")
+    monkeypatch.setenv("FEAST_BATCH_ENGINE", "feature_repo.ray_engine.RayMaterializationEngine")
     names = ["temperature", "cpi", "markdown1", "store_type", "store_size"]
     with open_store(tables) as store:
         last = max(row[1] for row in rows)
@@ -125,8 +132,14 @@ def test_materialization_on_ray_writes_the_offline_values(
     assert ray.is_initialized()  # the cluster was there before the store was opened
 
 
-def test_an_address_that_is_none_or_that_nobody_answers_at_is_named() -> None:
-    with pytest.raises(ValueError, match="FEAST_RAY_ADDRESS is 'yes', which is not a Ray address"), connected("yes"):
-        pass
-    with pytest.raises(ConnectionError, match="no Ray cluster answers at FEAST_RAY_ADDRESS=auto"), connected("auto"):
-        pass
+@pytest.mark.usefixtures("cluster")
+def test_a_write_that_fails_on_the_cluster_fails_the_materialization(
+    tables: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEAST_BATCH_ENGINE", "feature_repo.ray_engine.RayMaterializationEngine")
+    with psycopg.connect(tables.url) as connection:
+        (last,) = connection.execute("SELECT max(event_timestamp) FROM store_features").fetchone() or (None,)
+        schema = "feast_online"
+        connection.execute(f"ALTER SCHEMA {schema} RENAME TO away")
+    with open_store(tables) as store, pytest.raises(Exception, match=schema):
+        store.materialize(last - timedelta(days=30), last, feature_views=["store_external_features"])
