@@ -102,12 +102,3 @@ def split_masks(
         )
     first_validated = weeks.max() - spec.val_size + 1
     return weeks < first_validated - spec.gap_weeks, weeks >= first_validated
-
-
-def validation_rows(table: pa.Table, spec: TrainSpec) -> pa.Table:
-    """The rows of `table` that a training by `spec` scores.
-
-    Raises:
-        FrameError: as `split_masks`.
-    """
-    return table.filter(pa.array(split_masks(table, spec)[1]))

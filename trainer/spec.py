@@ -87,7 +87,7 @@ class TrainSpec:
     tft_num_heads: int = 4
     tft_lstm_layers: int = 1
     dropout: float = 0.0
-    num_epochs: int = 5
+    num_epochs: int = 3
     batch_size: int = 2048
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4

@@ -37,8 +37,8 @@ def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> d
     """Score candidate and champion on the candidate's validation rows, decide, and switch the reference if need be."""
     from trainer.baselines import score_baselines
     from trainer.bundle import bundle_hash, load_model, read_sidecar
-    from trainer.frame import validation_rows
     from trainer.spec import TrainSpec
+    from trainer.windows import validation_rows
 
     models = artifacts.models
     candidate_path, champion_path = models.candidate(), models.champion()

@@ -6,8 +6,9 @@ import pytest
 from trainer_frames import made_up_table, publish_frame
 
 from trainer.errors import FrameError
-from trainer.frame import read_frame, split_masks, validation_rows
+from trainer.frame import read_frame, split_masks
 from trainer.spec import TrainSpec
+from trainer.windows import validation_rows
 
 
 def spec(**fields: int) -> TrainSpec:
