@@ -11,7 +11,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from forecast_assets.trainjob import LocalLauncher, NoResultError, PipesTrainJobClient, TrainJobFailedError
+from forecast_assets.trainjob import JobFailedError, LocalLauncher, NoResultError, PipesTrainJobClient
 
 REPORTING = """
     import json, os, pathlib, sys
@@ -101,13 +101,13 @@ def test_two_nodes_of_two_processes_form_one_world_of_four(tmp_path: Path) -> No
 
 @pytest.mark.usefixtures("no_process_left")
 def test_a_failing_rank_ends_the_job_and_the_error_shows_what_it_wrote(tmp_path: Path) -> None:
-    with pytest.raises(TrainJobFailedError, match="rank 1 has no more memory"):
+    with pytest.raises(JobFailedError, match="rank 1 has no more memory"):
         materialize(tmp_path, FAILING, {})
 
 
 @pytest.mark.usefixtures("no_process_left")
 def test_a_job_that_says_why_it_failed_is_quoted(tmp_path: Path) -> None:
-    with pytest.raises(TrainJobFailedError, match=r"a-model-\w+-0 failed: spec field epochs is -1$"):
+    with pytest.raises(JobFailedError, match=r"a-model-\w+-0: failed: spec field epochs is -1$"):
         materialize(tmp_path, REFUSING, {})
 
 

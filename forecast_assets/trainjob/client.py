@@ -18,7 +18,7 @@ from dagster import (
     open_pipes_session,
 )
 
-from forecast_assets.trainjob.errors import NoResultError, TrainJobFailedError
+from forecast_assets.trainjob.errors import JobDetails, JobFailedError, NoResultError
 from forecast_assets.trainjob.local import LocalJob, LocalLauncher
 
 _POLL_SECONDS = 0.1
@@ -60,7 +60,7 @@ class PipesTrainJobClient(PipesClient):
             on_message: called in this thread with every custom message, as it arrives.
 
         Raises:
-            TrainJobFailedError: a process failed; all others are stopped first.
+            JobFailedError: a process failed; all others are stopped first.
             NoResultError: the job ended without having reported a materialization.
         """
         name = f"{context.asset_key.path[-1]}-{context.run.run_id[:8]}-{context.retry_number}".replace("_", "-")
@@ -86,11 +86,11 @@ class PipesTrainJobClient(PipesClient):
                 job.stop()
         relay.forward()
         if failed_node is not None:
-            raise TrainJobFailedError(_failure(name, job, failed_node, relay.messages))
+            raise JobFailedError(_failure(job, failed_node, relay.messages), JobDetails(name=name, namespace="local"))
         if not any(isinstance(result, dg.MaterializeResult) for result in session.get_reported_results()):
             raise NoResultError(
-                f"TrainJob {name} ended with status 0 but reported no result, so it counts as failed; "
-                f"its log is {folder / 'node-0.log'}"
+                "ended with status 0 but reported no result, so it counts as failed",
+                JobDetails(name=name, namespace="local", find=str(folder / "node-0.log")),
             )
         return CompletedTrainJob(session, folder, relay.messages)
 
@@ -129,12 +129,11 @@ def _message_reader(folder: Path) -> PipesMessageReader:
     return PipesFileMessageReader(str(folder / "messages.jsonl"), cleanup_file=False)
 
 
-def _failure(name: str, job: LocalJob, node: int, messages: Sequence[Any]) -> str:
+def _failure(job: LocalJob, node: int, messages: Sequence[Any]) -> str:
     status = job.nodes[node].returncode
     reasons = [m["message"] for m in messages if isinstance(m, Mapping) and m.get("type") == "error"]
     if reasons:
-        return f"TrainJob {name} failed: {reasons[-1]}"
+        return f"failed: {reasons[-1]}"
     return (
-        f"TrainJob {name}: node {node} ended with status {status}; the end of {job.folder / f'node-{node}.log'}:\n"
-        f"{job.log_tail(node)}"
+        f"node {node} ended with status {status}; the end of {job.folder / f'node-{node}.log'}:\n{job.log_tail(node)}"
     )
