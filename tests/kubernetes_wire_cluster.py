@@ -91,6 +91,40 @@ class Cluster:
         container = _container(terminated=state)
         self._status(pod, phase="Failed" if exit_code else "Succeeded", containerStatuses=[container])
 
+    def crash_looping(self, pod: Document, exit_code: int, restarts: int) -> None:
+        """The kubelet has started the container again, and waits before the next time."""
+        last = {"exitCode": exit_code, "reason": "Error", "startedAt": now(), "finishedAt": now()}
+        container = _container(waiting={"reason": "CrashLoopBackOff", "message": "back-off 20s"})
+        container |= {"restartCount": restarts, "lastState": {"terminated": last}}
+        self._status(pod, phase="Running", conditions=[_scheduled()], containerStatuses=[container])
+
+    def restarts_allowed(self, name: str, restarts: int, rules: list[Document] | None = None) -> None:
+        """The JobSet's failure policy; its Job replaces no pods."""
+        policy = {"maxRestarts": restarts} | ({"rules": rules} if rules else {})
+        self.wire.objects["jobsets", NAMESPACE, name]["spec"]["failurePolicy"] = policy
+        self.wire.objects["jobs", NAMESPACE, f"{name}-node-0"]["spec"] = {"backoffLimit": 0}
+
+    def job_failed(self, name: str, reason: str) -> None:
+        """The Job controller gives the job up."""
+        failed = {"type": "Failed", "status": "True", "reason": reason, "lastTransitionTime": now()}
+        self.wire.objects["jobs", NAMESPACE, f"{name}-node-0"]["status"] = {"conditions": [failed]}
+
+    def silence_machine(self, pod: Document, since: str | None = None) -> None:
+        """The pod's machine has stopped answering: the node controller says so."""
+        for condition in pod["status"]["conditions"]:
+            if condition["type"] == "Ready":
+                condition |= {"status": "False", "lastTransitionTime": since or now()}
+        self.wire.put("pods", pod)
+        self.event("Pod", pod["metadata"]["name"], "NodeNotReady", "Node is not ready")
+
+    def lose_machine(self, pod: Document) -> None:
+        """Five minutes later: the pod is to be deleted, but nobody carries that out."""
+        message = "Taint manager: deleting due to NoExecute taint"
+        disruption = {"type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager"}
+        pod["status"]["conditions"].append(disruption | {"message": message})
+        pod["metadata"]["deletionTimestamp"] = now()
+        self.wire.put("pods", pod)
+
     def condition(self, name: str, kind: str, reason: str, message: str = "") -> None:
         """Set a condition of the TrainJob to True."""
         job = self.job(name)
@@ -135,6 +169,7 @@ class Cluster:
         return {"name": name, "namespace": NAMESPACE, "labels": labels}
 
     def _status(self, pod: Document, **status: Any) -> None:
+        # Updated in place: the tests hold on to the pods.
         pod["status"] = status
         self.wire.put("pods", pod)
 

@@ -45,6 +45,9 @@ class _Exchange(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve(self._post)
 
+    def do_PATCH(self) -> None:
+        self._serve(self._patch)
+
     def do_DELETE(self) -> None:
         self._serve(self._delete)
 
@@ -95,8 +98,13 @@ class _Exchange(BaseHTTPRequestHandler):
         else:
             api_version, kind = KINDS[self.plural]
             items = [d for d in self.wire.find(self.plural, self.namespace) if self._selected(d)]
-            version = {"resourceVersion": str(len(self.wire.history))}
-            self._json(200, {"apiVersion": api_version, "kind": f"{kind}List", "metadata": version, "items": items})
+            metadata = {"resourceVersion": str(len(self.wire.history))}
+            start = int(self.query.get("continue", 0))
+            end = start + int(self.query.get("limit", len(items)))
+            if end < len(items):
+                metadata["continue"] = str(end)
+            page = items[start:end]
+            self._json(200, {"apiVersion": api_version, "kind": f"{kind}List", "metadata": metadata, "items": page})
 
     def _post(self) -> None:
         document = self.body
@@ -111,6 +119,12 @@ class _Exchange(BaseHTTPRequestHandler):
                 admit_trainjob(stored)
             stored = self.wire.put(self.plural, stored)
         self._json(201, stored)
+
+    def _patch(self) -> None:
+        if self.headers["Content-Type"] != "application/merge-patch+json":
+            raise RejectedError(415, "UnsupportedMediaType", "only merge patches are spoken here")
+        with self.wire.lock:
+            self._json(200, self.wire.put(self.plural, _merged(self._one(), self.body)))
 
     def _delete(self) -> None:
         with self.wire.lock:
@@ -197,3 +211,14 @@ class _Exchange(BaseHTTPRequestHandler):
         self.close_connection = True
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         self.connection.close()
+
+
+def _merged(document: Document, patch: Document) -> Document:
+    """RFC 7396."""
+    result = dict(document)
+    for key, value in patch.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = _merged(result.get(key) or {}, value) if isinstance(value, dict) else value
+    return result

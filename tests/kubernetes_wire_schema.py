@@ -73,12 +73,8 @@ def admit_trainjob(job: dict[str, Any]) -> None:
     """
     name = job["metadata"].get("name", "")
     if not _DNS_LABEL.fullmatch(name) or len(name) > 63:
-        raise RejectedError(
-            422,
-            "Invalid",
-            f'TrainJob.trainer.kubeflow.org "{name}" is invalid: metadata.name: Invalid value: "{name}": '
-            "must be no more than 63 characters" * (len(name) > 63) + "must be a DNS label" * (len(name) <= 63),
-        )
+        invalid = f'TrainJob "{name}" is invalid: metadata.name: Invalid value: "{name}": must be a DNS label'
+        raise RejectedError(422, "Invalid", invalid)
     spec = job["spec"]
     managers = [patch["manager"] for patch in spec.get("runtimePatches", [])]
     if len(managers) != len(set(managers)):

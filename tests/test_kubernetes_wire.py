@@ -1,7 +1,6 @@
 """The wire behaves as a Kubernetes API server does where the SDK and our observer rely on it: judged by the SDK."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,7 @@ from kubernetes import watch
 from kubernetes_wire import Fault, Wire
 from kubernetes_wire_cluster import NAMESPACE, Cluster
 
-
-@pytest.fixture
-def wire() -> Iterator[Wire]:
-    wire = Wire()
-    yield wire
-    wire.close()
-
-
-@pytest.fixture
-def cluster(wire: Wire) -> Cluster:
-    return Cluster(wire)
+pytest_plugins = ["kubernetes_wire_fixtures"]
 
 
 @pytest.fixture
