@@ -13,7 +13,7 @@ from kubernetes_wire import Wire, now
 from kubernetes_wire_logs import WireLog
 from kubernetes_wire_schema import Document
 
-RUNTIME_FILE = Path(__file__).parents[1] / "deploy/base/training/runtime-cpu.yaml"
+RUNTIME_FILE = Path(__file__).parents[1] / "deploy/base/training/runtime-cpu/runtime.yaml"
 NAMESPACE = "forecasting"
 
 

@@ -205,12 +205,12 @@ def test_a_pod_that_is_unready_for_its_own_reasons_is_not_lost(platform: Kuberne
     assert platform.observe("a-job").phase == "running"
 
 
-def test_a_preempted_pod_is_told_from_a_failed_one(platform: KubernetesPlatform, cluster: Cluster) -> None:
+def test_an_evicted_pod_is_told_from_a_failed_one(platform: KubernetesPlatform, cluster: Cluster) -> None:
     first, second = cluster.start("a-job", nodes=2)
     cluster.running(second)
     cluster.terminated(first, exit_code=143)
     first["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}]
-    assert platform.observe("a-job").nodes[0].reason == "Preempted"
+    assert platform.observe("a-job").nodes[0].reason == "Evicted"
 
 
 def test_a_restart_by_jobset_is_counted_and_the_job_goes_on(platform: KubernetesPlatform, cluster: Cluster) -> None:

@@ -23,7 +23,7 @@ from forecast_assets.trainjob.observation import JobEvent, JobObservation, JobPh
 # One replacement may be bad luck; a second failure of the same node is how it would go on.
 _FAILURES_TOLERATED = 1
 _DEFAULT_BACKOFF_LIMIT = 6
-_TELLING = ("OOMKilled", "NodeLost", "Preempted", "Evicted")
+_TELLING = ("OOMKilled", "NodeLost", "Evicted")
 _ROLES = ("node", "launcher", "dataset-initializer", "model-initializer")
 _OWNED_KINDS = {"TrainJob", "JobSet", "Job", "Pod", "Workload"}
 

@@ -1,7 +1,7 @@
 """What a pod says of the node that it is: the newest pod of an index, its phase, and the reason in one word.
 
 Reasons are Kubernetes' own ("Unschedulable", "ImagePullBackOff", "OOMKilled", "CrashLoopBackOff", "Evicted" …), but for
-"NodeLost" and "Preempted", which gather several of its wordings.
+"NodeLost" and "Evicted", which gather several of its wordings.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ _OVERDUE = timedelta(seconds=30)
 # Reasons of a waiting container that say no more than that it takes its time.
 _QUIET = {"ContainerCreating", "PodInitializing"}
 _LOST = {"DeletionByTaintManager", "DeletionByPodGC", "NodeLost", "NodeShutdown", "Shutdown"}
-_PREEMPTED = {"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet", "Preempting"}
+_EVICTED = {"PreemptionByScheduler", "EvictionByEvictionAPI", "TerminationByKubelet", "Preempting"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ def _condition(pod: Document, kind: str, value: str = "True") -> Document:
 
 
 def _canonical(reason: str) -> str:
-    return "NodeLost" if reason in _LOST else "Preempted" if reason in _PREEMPTED else reason
+    return "NodeLost" if reason in _LOST else "Evicted" if reason in _EVICTED else reason
 
 
 def _restart_attempt(pod: Document) -> int:
