@@ -55,9 +55,7 @@ def pod_labels(document: Document) -> Iterator[Mapping[str, str]]:
         yield {"cnpg.io/poolerName": document["metadata"]["name"]}
 
 
-def _of_pod(
-    spec: Document, secrets: Keys, configs: Keys, claims: set[str], accounts: set[str]
-) -> Iterator[str]:
+def _of_pod(spec: Document, secrets: Keys, configs: Keys, claims: set[str], accounts: set[str]) -> Iterator[str]:
     account = spec.get("serviceAccountName", "default")
     if account not in accounts:
         yield f"there is no ServiceAccount {account}"

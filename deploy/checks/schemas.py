@@ -122,7 +122,9 @@ def _object_against_schema(value: Document, schema: Document, path: str) -> Iter
     properties = schema.get("properties", {})
     others = schema.get("additionalProperties")
     closed = properties and not others and not schema.get("x-kubernetes-preserve-unknown-fields")
-    yield from (f"{path}: required field '{name}' is missing" for name in schema.get("required", []) if name not in value)
+    yield from (
+        f"{path}: required field '{name}' is missing" for name in schema.get("required", []) if name not in value
+    )
     for key, item in value.items():
         if key in properties:
             yield from _against_schema(item, properties[key], f"{path}.{key}")
