@@ -1,7 +1,7 @@
 """python -m deploy.checks [--crds FOLDER] [OVERLAY…]: render the overlays and say what is wrong with them.
 
 Exit status 1 if anything is. Kinds that nothing describes are listed: put the CustomResourceDefinitions of their
-operators (deploy/crds.txt says where they are published) into the folder, and they are checked too.
+operators into the folder, and they are checked too.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from deploy.checks import references, schemas
+from deploy.checks import helm, references, schemas
 from deploy.checks.render import DEPLOY, OVERLAYS, label, overlay
 
 
@@ -31,7 +31,7 @@ def main() -> int:
                 found += [f"{label(document)}: {finding}" for finding in schemas.findings(document, crds)]
             except schemas.UnknownKindError as error:
                 unknown.add(str(error))
-        found += references.findings(documents, secrets)
+        found += references.findings([*documents, *helm.pods()], secrets)
         sys.stdout.write(f"{name}: {len(documents)} documents, {len(found)} findings\n")
         sys.stdout.writelines(f"  {finding}\n" for finding in found)
         sys.stdout.writelines(f"  not validated, no definition: {kind}\n" for kind in sorted(unknown))

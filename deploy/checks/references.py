@@ -21,6 +21,8 @@ def findings(documents: Sequence[Document], outside_secrets: Keys) -> Iterator[s
         for pod in pod_templates(document):
             found = _of_pod(pod["spec"], secrets, configs, claims, accounts)
             yield from (f"{label(document)}: {finding}" for finding in found)
+            found = _hosts(pod["spec"], documents)
+            yield from (f"{label(document)}: {finding}" for finding in found)
     yield from _selectors(documents)
     yield from _bindings(documents, accounts)
 
@@ -88,6 +90,16 @@ def _of_variable(variable: Document, secrets: Keys, configs: Keys) -> Iterator[s
             yield f"{variable['name']} refers to key {reference['key']} of {reference['name']}, which is not there"
 
 
+def _hosts(spec: Document, documents: Sequence[Document]) -> Iterator[str]:
+    """Variables that end in _HOST name a Service of ours, or one that CloudNativePG makes."""
+    services = _names(documents, "Service") | _names(documents, "Pooler")
+    services |= {f"{name}-{kind}" for name in _names(documents, "Cluster") for kind in ("rw", "ro", "r")}
+    for container in spec["containers"]:
+        for variable in container.get("env", []):
+            if variable["name"].endswith("_HOST") and variable.get("value") not in services:
+                yield f"{variable['name']} is {variable.get('value')}, and there is no such Service"
+
+
 def _of_probes(container: Document) -> Iterator[str]:
     named = {port.get("name") for port in container.get("ports", [])}
     numbers = {port["containerPort"] for port in container.get("ports", [])}
@@ -108,7 +120,7 @@ def _selectors(documents: Sequence[Document]) -> Iterator[str]:
     }
     for document in documents:
         selector = _selector(document)
-        if selector and not any(_matches(selector, labels) for labels in pods):
+        if selector and not any(matches(selector, labels) for labels in pods):
             yield f"{label(document)}: no pod has the labels {selector}"
         if document["kind"] == "Service":
             targets = {port.get("targetPort", port["port"]) for port in document["spec"]["ports"]}
@@ -127,7 +139,8 @@ def _selector(document: Document) -> Mapping[str, str]:
     return {}
 
 
-def _matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Whether labels have all that a selector asks for; "*" stands for any value."""
     return all(labels.get(key) in (value, "*") for key, value in selector.items())
 
 

@@ -16,7 +16,14 @@ from deploy.checks.render import Document
 
 Crds = dict[tuple[str, str], Document]
 
-_JSON_TYPES = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+_JSON_TYPES: dict[str, type | tuple[type, ...]] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+}
 
 
 class UnknownKindError(Exception):
