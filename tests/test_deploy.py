@@ -3,16 +3,13 @@
 import copy
 import re
 import shutil
-from collections.abc import Iterator
 from typing import Any
 
-import psycopg
 import pytest
 import yaml
 
 from deploy.checks import helm, network, references, schemas
 from deploy.checks.render import DEPLOY, OVERLAYS, Document, overlay
-from feature_repo.database import PostgresSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
 
@@ -180,40 +177,3 @@ def test_a_runtimes_pods_have_what_training_needs(rendered: dict[str, list[Docum
         assert (pod["restartPolicy"], job["backoffLimit"]) == ("Never", 0)
         assert jobset["failurePolicy"]["maxRestarts"] > 0
         assert pod["terminationGracePeriodSeconds"] >= 60
-
-
-@pytest.fixture
-def least_privilege(database: PostgresSettings, rendered: dict[str, list[Document]]) -> Iterator[PostgresSettings]:
-    """A database set up by the statements of the CloudNativePG cluster."""
-    statements = one(rendered["cluster"], "Cluster", "forecast-postgres")["spec"]["bootstrap"]["initdb"]
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("CREATE ROLE forecast")
-        for statement in statements["postInitApplicationSQL"]:
-            connection.execute(statement)
-        connection.execute("SET ROLE forecast")
-        for table in ("public.sales_features", "feast_registry.feature_views", "feast_online.sales"):
-            connection.execute(f"CREATE TABLE {table} (n int)")
-    yield database
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        for role in ("feature_reader", "online_reader", "forecast"):
-            connection.execute(f"DROP OWNED BY {role} CASCADE")
-            connection.execute(f"DROP ROLE {role}")
-
-
-def test_roles_of_the_database_read_what_they_need_and_write_nothing(least_privilege: PostgresSettings) -> None:
-    tables = {
-        "public.sales_features": {"feature_reader"},
-        "feast_registry.feature_views": {"feature_reader", "online_reader"},
-        "feast_online.sales": {"online_reader"},
-    }
-    with psycopg.connect(least_privilege.url) as connection:
-        for role in ("feature_reader", "online_reader"):
-            for table, readers in tables.items():
-                for right, expected in (("SELECT", role in readers), ("INSERT", False), ("DELETE", False)):
-                    has = f"has_schema_privilege(%s, %s, 'USAGE') AND has_table_privilege(%s, %s, '{right}')"
-                    values = (role, table.split(".")[0], role, table)
-                    assert connection.execute(f"SELECT {has}", values).fetchone() == (expected,), (role, table, right)
-            (creates,) = (
-                connection.execute("SELECT has_schema_privilege(%s, 'public', 'CREATE')", (role,)).fetchone() or ()
-            )
-            assert creates is False
