@@ -1,8 +1,11 @@
 """What `deploy/` renders to is valid, refers to nothing that is not there, and allows what it should and no more."""
 
+import ast
 import copy
+import json
 import re
 import shutil
+import sys
 from typing import Any
 
 import pytest
@@ -34,7 +37,15 @@ def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Docume
             assert list(schemas.findings(document, {})) == []
         except schemas.UnknownKindError:
             unknown.add(document["kind"])
-    assert unknown <= {"Cluster", "Database", "Pooler", "ScheduledBackup", "PodMonitor", "PrometheusRule"}
+    assert unknown <= {
+        "Cluster",
+        "Database",
+        "Pooler",
+        "ScheduledBackup",
+        "PodMonitor",
+        "PrometheusRule",
+        "ServiceMonitor",
+    }
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -102,6 +113,7 @@ DAGSTER = {"forecast/role": "dagster"}
 POSTGRES = {"cnpg.io/cluster": "forecast-postgres"}
 POOLER = {"cnpg.io/poolerName": "forecast-postgres-pooler"}
 REDIS = {"app.kubernetes.io/name": "forecast-redis"}
+SERVICE = {"app.kubernetes.io/name": "forecast-service"}
 STRANGER = {"app": "stranger"}
 
 
@@ -118,6 +130,12 @@ STRANGER = {"app": "stranger"}
         (DAGSTER, POOLER, 5432, True),
         (DAGSTER, REDIS, 6379, True),
         (DAGSTER, TRAINER, 29500, False),
+        (SERVICE, POSTGRES, 5432, True),
+        (SERVICE, REDIS, 6379, True),
+        (SERVICE, TRAINER, 29500, False),
+        (SERVICE, DAGSTER, 80, False),
+        (STRANGER, SERVICE, 8080, False),
+        (TRAINER, SERVICE, 8080, False),
         (POOLER, POSTGRES, 5432, True),
         (POSTGRES, POSTGRES, 5432, True),
         (POSTGRES, TRAINER, 29500, False),
@@ -177,3 +195,59 @@ def test_a_runtimes_pods_have_what_training_needs(rendered: dict[str, list[Docum
         assert (pod["restartPolicy"], job["backoffLimit"]) == ("Never", 0)
         assert jobset["failurePolicy"]["maxRestarts"] > 0
         assert pod["terminationGracePeriodSeconds"] >= 60
+
+
+def test_every_alert_has_an_entry_in_the_runbook(rendered: dict[str, list[Document]]) -> None:
+    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
+    rules = one(rendered["cluster"], "PrometheusRule", "forecast")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert alerts
+    for alert in alerts:
+        assert f"## {alert['alert']}\n" in runbook
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
+
+
+def test_what_metrics_are_read_from_is_a_service_with_that_port(rendered: dict[str, list[Document]]) -> None:
+    monitor = one(rendered["cluster"], "ServiceMonitor", "forecast-service")["spec"]
+    service = one(rendered["cluster"], "Service", "forecast-service")
+    assert references.matches(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+    assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_dashboards_are_whole(rendered: dict[str, list[Document]]) -> None:
+    files = one(rendered["cluster"], "ConfigMap", "forecast-dashboards")["data"]
+    for name, text in files.items():
+        panels = json.loads(text)["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels) > 0, name
+        assert all(target["expr"] for panel in panels for target in panel["targets"]), name
+
+
+def test_the_trainers_image_has_what_the_trainer_imports_and_no_more_of_dagster_than_its_pipes() -> None:
+    dockerfile = (DEPLOY / "images" / "trainer.Dockerfile").read_text()
+    (packages,) = re.findall(r"^ +(torch .*)$", dockerfile, re.MULTILINE)
+    installed = {package.replace("-", "_") for package in packages.split()}
+    imported = {
+        name.split(".")[0]
+        for path in (DEPLOY.parent / "trainer").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - sys.stdlib_module_names - {"trainer"} <= installed
+    assert "dagster" not in installed
+
+
+def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
+    lock = (DEPLOY.parent / "requirements.lock").read_text()
+    for path in (DEPLOY / "images").glob("*.Dockerfile"):
+        text = path.read_text()
+        assert re.search(r"^USER 1001:0$", text, re.MULTILINE), path.name
+        assert "--constraint /build/requirements.lock" in text
+        assert re.search(r"^ARG PYTHON=3\.11\.\d+-slim", text, re.MULTILINE)
+    for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes"):
+        assert re.search(rf"^{package}==\d", lock, re.MULTILINE)
