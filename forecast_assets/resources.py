@@ -2,6 +2,7 @@
 
 import os
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from feature_repo.paths import data_dir
 from forecast_assets.frame_store import FrameStore
 from forecast_assets.model_store import ModelStore
 from forecast_assets.raw_store import RawStore
-from forecast_assets.trainjob import LocalLauncher, PipesTrainJobClient
+from forecast_assets.trainjob import JobPlatform, LocalPlatform, PipesTrainJobClient, Retention, echo_to_stdout
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -102,7 +103,46 @@ class Artifacts(dg.ConfigurableResource["Artifacts"]):
         return self.root / "pictures" / f"{name}.png"
 
 
-def train_job_client(artifacts: Artifacts) -> PipesTrainJobClient:
-    """Trains as torchrun processes on this machine; their number is ``TRAIN_PROCESSES`` (default 2)."""
-    processes = int(os.environ.get("TRAIN_PROCESSES", "2"))
-    return PipesTrainJobClient(LocalLauncher(num_proc_per_node=processes), artifacts.jobs)
+class TrainJobs(dg.ConfigurableResource["TrainJobs"]):
+    """Where trainings run. What is not set here is taken from the environment."""
+
+    artifacts: dg.ResourceDependency[Artifacts]
+    backend: str | None = Field(
+        default=None,
+        description="local: torchrun on this machine. container: docker or podman. kubernetes: a cluster with Kubeflow "
+        "Trainer. Without it, TRAIN_BACKEND, else local.",
+    )
+    namespace: str | None = Field(
+        default=None, description="Of the cluster; without it TRAIN_NAMESPACE, else forecast."
+    )
+    runtime: str | None = Field(default=None, description="Training runtime of the cluster; without it TRAIN_RUNTIME.")
+    queue: str | None = Field(default=None, description="Kueue's local queue; without it TRAIN_QUEUE, else none.")
+    priority: str | None = Field(default=None, description="Kueue's priority class; without it TRAIN_PRIORITY.")
+    keep_days: float | None = Field(default=None, description="Of ended jobs; without it TRAIN_KEEP_DAYS, else 7.")
+
+    def client(self) -> PipesTrainJobClient:
+        """The client that launches and follows them; ValueError for a setting that means nothing."""
+        keep = timedelta(days=float(self.keep_days or os.environ.get("TRAIN_KEEP_DAYS") or 7))
+        return PipesTrainJobClient(
+            self.platform(), self.artifacts.jobs / "records", retention=Retention(keep=keep), echo=_echo
+        )
+
+    def platform(self) -> JobPlatform:
+        """The place where they run, also for notebooks; ValueError for a setting that means nothing."""
+        backend = self.backend or os.environ.get("TRAIN_BACKEND") or "local"
+        if backend == "local":
+            return LocalPlatform(self.artifacts.jobs / "local", num_proc_per_node=train_processes())
+        raise ValueError(f"TRAIN_BACKEND is {backend!r}; allowed: local, container, kubernetes")
+
+
+def train_processes() -> int:
+    """Processes of a training on this machine at most: TRAIN_PROCESSES, else 2."""
+    processes = os.environ.get("TRAIN_PROCESSES") or "2"
+    if not processes.isdecimal() or int(processes) == 0:
+        raise ValueError(f"TRAIN_PROCESSES is {processes!r}; allowed: a number of processes, 1 or more")
+    return int(processes)
+
+
+def _echo(line: str) -> None:
+    if os.environ.get("TRAIN_ECHO") != "0":
+        echo_to_stdout(line)
