@@ -22,7 +22,7 @@ def completed(
     """
     if hasattr(trainer, "config") and not hasattr(trainer, "num_nodes"):
         # BuiltinTrainer keeps nodes and resources in its configuration, and has no environment at all.
-        config = completed(trainer.config, num_nodes=num_nodes, resources_per_node=resources_per_node)
+        config = completed(trainer.config, num_nodes=num_nodes, resources_per_node=resources_per_node, env=env)
         return dataclasses.replace(trainer, config=config)
     changes: dict[str, Any] = {}
     if num_nodes is not None:
