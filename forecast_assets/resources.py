@@ -16,7 +16,15 @@ from feature_repo.paths import data_dir
 from forecast_assets.frame_store import FrameStore
 from forecast_assets.model_store import ModelStore
 from forecast_assets.raw_store import RawStore
-from forecast_assets.trainjob import JobPlatform, LocalPlatform, PipesTrainJobClient, Retention, echo_to_stdout
+from forecast_assets.trainjob import (
+    ContainerPlatform,
+    JobPlatform,
+    KubernetesPlatform,
+    LocalPlatform,
+    PipesTrainJobClient,
+    Retention,
+    echo_to_stdout,
+)
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -110,7 +118,7 @@ class TrainJobs(dg.ConfigurableResource["TrainJobs"]):
     backend: str | None = Field(
         default=None,
         description="local: torchrun on this machine. container: docker or podman. kubernetes: a cluster with Kubeflow "
-        "Trainer. Without it, TRAIN_BACKEND, else local.",
+        "Trainer. Without it, TRAIN_BACKEND, else local. The other TRAIN_* variables are in .env.example.",
     )
     namespace: str | None = Field(
         default=None, description="Of the cluster; without it TRAIN_NAMESPACE, else forecast."
@@ -130,8 +138,20 @@ class TrainJobs(dg.ConfigurableResource["TrainJobs"]):
     def platform(self) -> JobPlatform:
         """The place where they run, also for notebooks; ValueError for a setting that means nothing."""
         backend = self.backend or os.environ.get("TRAIN_BACKEND") or "local"
+        folder = self.artifacts.jobs / backend
         if backend == "local":
-            return LocalPlatform(self.artifacts.jobs / "local", num_proc_per_node=train_processes())
+            return LocalPlatform(folder, num_proc_per_node=train_processes())
+        if backend == "container":
+            socket = os.environ.get("TRAIN_CONTAINER_SOCKET")
+            return ContainerPlatform(folder=folder, shared=[self.artifacts.root.resolve()], socket=socket)
+        if backend == "kubernetes":
+            return KubernetesPlatform(
+                namespace=os.environ.get("TRAIN_NAMESPACE", "forecast"),
+                runtime=os.environ.get("TRAIN_RUNTIME", "forecast-torch-cpu"),
+                context=os.environ.get("TRAIN_KUBE_CONTEXT"),
+                queue=os.environ.get("TRAIN_QUEUE"),
+                priority=os.environ.get("TRAIN_PRIORITY"),
+            )
         raise ValueError(f"TRAIN_BACKEND is {backend!r}; allowed: local, container, kubernetes")
 
 

@@ -116,7 +116,8 @@ def candidate_model(
     try:
         job = client.run(
             context=context,
-            trainer=CustomTrainerContainer(image=os.environ.get("TRAIN_IMAGE", "forecast-trainer:latest")),
+            # Without an image, that of the training runtime; on this machine there is none.
+            trainer=CustomTrainerContainer(image=os.environ.get("TRAIN_IMAGE", "")),
             command=["torchrun"],
             args=["-m", "trainer", "--spec", "{spec}"],
             spec=spec.to_dict(),
