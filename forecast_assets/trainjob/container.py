@@ -81,7 +81,8 @@ class ContainerPlatform:
             client = TrainerClient(config)
         except RuntimeError as error:
             details = JobDetails(name="(none)", namespace=self.namespace)
-            raise NotSubmittedError(f"no container engine answers: {error}", details) from error
+            why = f"{error} Last: {error.__cause__}"
+            raise NotSubmittedError(f"no container engine answers: {why}", details) from error
         backend: Any = client.backend
         backend._adapter = _Sharing(backend._adapter, self.shared)
         return client
