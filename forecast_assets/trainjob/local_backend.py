@@ -7,6 +7,7 @@ Imported inside functions only: the SDK takes more than a second to load.
 """
 
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -259,7 +260,8 @@ def _environment(trainer: Any) -> dict[str, str]:
     environment: dict[str, str] = trainer.env or {}
     if reserved := sorted(name for name in environment if name.startswith("PET_")):
         raise ValueError(f"{', '.join(reserved)} cannot be set: Kubeflow Trainer sets and reserves PET_*")
-    return environment
+    # What torchrun sets for several processes; for one, more threads than that cost more than they bring here.
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **environment}
 
 
 def _on_this_interpreter(command: Sequence[str]) -> list[str]:
