@@ -1,6 +1,7 @@
 """The forecast of every live series for the coming week."""
 
 import datetime
+from collections.abc import Sequence
 from typing import Any
 
 import dagster as dg
@@ -8,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, TIMESTAMP, VIEWS
+from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, SEQUENCE_SERVICE, TIMESTAMP, VIEWS
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
@@ -39,7 +40,8 @@ def weekly_forecasts(
     with postgres.connect() as connection:
         keys = connection.execute(statement("coming_week_rows")).fetchall()
     week = keys[0][2]
-    features = _online_features(feast, [(store, dept) for store, dept, _ in keys], week)
+    services = [INFERENCE_SERVICE, *([SEQUENCE_SERVICE] if model.encoder.reads_windows else [])]
+    features = _online_features(feast, services, [(store, dept) for store, dept, _ in keys], week)
     quantiles = model.predict_quantiles(features)
     finite = np.isfinite(quantiles).all(axis=1)
     if not finite.all():
@@ -88,37 +90,40 @@ def weekly_forecasts(
     )
 
 
-def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datetime.date) -> pa.Table:
-    """The inference service's features of ``keys``, in their order.
+def _online_features(
+    feast: FeastStore, services: Sequence[str], keys: list[tuple[int, int]], week: datetime.date
+) -> pa.Table:
+    """The services' features of ``keys``, in their order.
 
     Raises:
         dg.Failure: a series has no features, or not those of ``week``.
     """
     from feature_repo.online_reader import OnlineReader, UnknownSeriesError
 
+    columns = {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
     with feast.open() as store:
-        features = OnlineReader(store, INFERENCE_SERVICE).read(
-            {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
-        )
+        read = [OnlineReader(store, service).read(columns) for service in services]
     remedy = "materialize online_features first. The last forecasts stay."
-    try:
-        features.raise_if_unknown()
-    except UnknownSeriesError as error:
-        raise dg.Failure(f"{error}: {remedy}", allow_retries=False) from None
     midnight = pa.scalar(datetime.datetime.combine(week, datetime.time(), datetime.UTC), pa.timestamp("us", "UTC"))
-    for view in VIEWS:
-        times = features.event_times.get(view.name)
-        # What is known of a store may end before the coming week; what is known of its series may not.
-        if times is None or view.keys != ENTITY_KEYS:
-            continue
-        other = pc.index(pc.not_equal(times, midnight), pa.scalar(True)).as_py()
-        if other >= 0:
-            raise dg.Failure(
-                f"the {view.name} of store {keys[other][0]}, dept {keys[other][1]} are of "
-                f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
-                allow_retries=False,
-            )
-    return features.table.append_column(TIMESTAMP, pa.repeat(midnight, len(keys)))
+    for features in read:
+        try:
+            features.raise_if_unknown()
+        except UnknownSeriesError as error:
+            raise dg.Failure(f"{error}: {remedy}", allow_retries=False) from None
+        for view in VIEWS:
+            times = features.event_times.get(view.name)
+            # What is known of a store may end before the coming week; what is known of its series may not.
+            if times is None or view.keys != ENTITY_KEYS:
+                continue
+            other = pc.index(pc.not_equal(times, midnight), pa.scalar(True)).as_py()
+            if other >= 0:
+                raise dg.Failure(
+                    f"the {view.name} of store {keys[other][0]}, dept {keys[other][1]} are of "
+                    f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
+                    allow_retries=False,
+                )
+    merged = {name: features.table[name] for features in read for name in features.table.column_names}
+    return pa.table({**merged, TIMESTAMP: pa.repeat(midnight, len(keys))})
 
 
 def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifacts) -> dg.MetadataValue[Any]:
