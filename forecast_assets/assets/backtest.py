@@ -35,7 +35,7 @@ class BacktestConfig(TrainingConfig):
     owners=OWNERS,
     deps=["training_frame"],
     description="Rolling-origin evaluation: for each of some past weeks a model is trained on the frame up to then and "
-    "forecasts the weeks after it, beside naive forecasts and what was sold. Nothing follows from it: it is materialized "
+    "forecasts the weeks after it, beside naive forecasts and what was sold. Nothing follows from it: materialize it "
     "by hand, with more origins by config.",
 )
 def backtest(
