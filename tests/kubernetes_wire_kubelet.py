@@ -18,7 +18,8 @@ _CPUS = 64
 class Kubelet:
     """Starts a job's pods when the TrainJob appears, and ends them when it goes.
 
-    Of images it knows "python", which is this interpreter; any other cannot be pulled.
+    Of images it knows "python", which is this interpreter; any other cannot be pulled. SIGKILL is the kernel short of
+    memory.
     """
 
     def __init__(self, wire: Wire, cluster: Cluster) -> None:
@@ -46,7 +47,7 @@ class Kubelet:
             for kind, plural, document in changes:
                 if plural == "trainjobs" and kind == "ADDED" and not document["spec"].get("suspend"):
                     self._start(document)
-                elif plural == "trainjobs" and kind == "DELETED":
+                elif plural == "trainjobs" and (kind == "DELETED" or document["spec"].get("suspend")):
                     self._end(document["metadata"]["name"])
 
     def _start(self, job: Document) -> None:
@@ -86,7 +87,8 @@ class Kubelet:
         process.stdout.close()
         with self._wire.lock:
             if ("pods", NAMESPACE, pod["metadata"]["name"]) in self._wire.objects:
-                self._cluster.terminated(pod, exit_code=128 - code if code < 0 else code)
+                reason = "OOMKilled" if code == -signal.SIGKILL else None
+                self._cluster.terminated(pod, exit_code=128 - code if code < 0 else code, reason=reason)
 
     def _await_end(self, name: str) -> None:
         codes = [process.wait() for _, process in self._jobs[name]]

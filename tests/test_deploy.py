@@ -1,18 +1,18 @@
 """What `deploy/` renders to is valid, refers to nothing that is not there, and allows what it should and no more."""
 
+import ast
 import copy
+import json
 import re
 import shutil
-from collections.abc import Iterator
+import sys
 from typing import Any
 
-import psycopg
 import pytest
 import yaml
 
 from deploy.checks import helm, network, references, schemas
 from deploy.checks.render import DEPLOY, OVERLAYS, Document, overlay
-from feature_repo.database import PostgresSettings
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
 
@@ -37,7 +37,15 @@ def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Docume
             assert list(schemas.findings(document, {})) == []
         except schemas.UnknownKindError:
             unknown.add(document["kind"])
-    assert unknown <= {"Cluster", "Database", "Pooler", "ScheduledBackup", "PodMonitor", "PrometheusRule"}
+    assert unknown <= {
+        "Cluster",
+        "Database",
+        "Pooler",
+        "ScheduledBackup",
+        "PodMonitor",
+        "PrometheusRule",
+        "ServiceMonitor",
+    }
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -105,6 +113,7 @@ DAGSTER = {"forecast/role": "dagster"}
 POSTGRES = {"cnpg.io/cluster": "forecast-postgres"}
 POOLER = {"cnpg.io/poolerName": "forecast-postgres-pooler"}
 REDIS = {"app.kubernetes.io/name": "forecast-redis"}
+SERVICE = {"app.kubernetes.io/name": "forecast-service"}
 STRANGER = {"app": "stranger"}
 
 
@@ -121,6 +130,12 @@ STRANGER = {"app": "stranger"}
         (DAGSTER, POOLER, 5432, True),
         (DAGSTER, REDIS, 6379, True),
         (DAGSTER, TRAINER, 29500, False),
+        (SERVICE, POSTGRES, 5432, True),
+        (SERVICE, REDIS, 6379, True),
+        (SERVICE, TRAINER, 29500, False),
+        (SERVICE, DAGSTER, 80, False),
+        (STRANGER, SERVICE, 8080, False),
+        (TRAINER, SERVICE, 8080, False),
         (POOLER, POSTGRES, 5432, True),
         (POSTGRES, POSTGRES, 5432, True),
         (POSTGRES, TRAINER, 29500, False),
@@ -182,38 +197,57 @@ def test_a_runtimes_pods_have_what_training_needs(rendered: dict[str, list[Docum
         assert pod["terminationGracePeriodSeconds"] >= 60
 
 
-@pytest.fixture
-def least_privilege(database: PostgresSettings, rendered: dict[str, list[Document]]) -> Iterator[PostgresSettings]:
-    """A database set up by the statements of the CloudNativePG cluster."""
-    statements = one(rendered["cluster"], "Cluster", "forecast-postgres")["spec"]["bootstrap"]["initdb"]
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        connection.execute("CREATE ROLE forecast")
-        for statement in statements["postInitApplicationSQL"]:
-            connection.execute(statement)
-        connection.execute("SET ROLE forecast")
-        for table in ("public.sales_features", "feast_registry.feature_views", "feast_online.sales"):
-            connection.execute(f"CREATE TABLE {table} (n int)")
-    yield database
-    with psycopg.connect(database.url, autocommit=True) as connection:
-        for role in ("feature_reader", "online_reader", "forecast"):
-            connection.execute(f"DROP OWNED BY {role} CASCADE")
-            connection.execute(f"DROP ROLE {role}")
+def test_every_alert_has_an_entry_in_the_runbook(rendered: dict[str, list[Document]]) -> None:
+    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
+    rules = one(rendered["cluster"], "PrometheusRule", "forecast")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert alerts
+    for alert in alerts:
+        assert f"## {alert['alert']}\n" in runbook
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
 
 
-def test_roles_of_the_database_read_what_they_need_and_write_nothing(least_privilege: PostgresSettings) -> None:
-    tables = {
-        "public.sales_features": {"feature_reader"},
-        "feast_registry.feature_views": {"feature_reader", "online_reader"},
-        "feast_online.sales": {"online_reader"},
+def test_what_metrics_are_read_from_is_a_service_with_that_port(rendered: dict[str, list[Document]]) -> None:
+    monitor = one(rendered["cluster"], "ServiceMonitor", "forecast-service")["spec"]
+    service = one(rendered["cluster"], "Service", "forecast-service")
+    assert references.matches(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+    assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_dashboards_are_whole(rendered: dict[str, list[Document]]) -> None:
+    files = one(rendered["cluster"], "ConfigMap", "forecast-dashboards")["data"]
+    for name, text in files.items():
+        panels = json.loads(text)["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels) > 0, name
+        assert all(target["expr"] for panel in panels for target in panel["targets"]), name
+
+
+def test_the_trainers_image_has_what_the_trainer_imports_and_no_more_of_dagster_than_its_pipes() -> None:
+    dockerfile = (DEPLOY / "images" / "trainer.Dockerfile").read_text()
+    (packages,) = re.findall(r"^ +(torch .*)$", dockerfile, re.MULTILINE)
+    installed = {package.replace("-", "_") for package in packages.split()}
+    imported = {
+        name.split(".")[0]
+        for path in (DEPLOY.parent / "trainer").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
     }
-    with psycopg.connect(least_privilege.url) as connection:
-        for role in ("feature_reader", "online_reader"):
-            for table, readers in tables.items():
-                for right, expected in (("SELECT", role in readers), ("INSERT", False), ("DELETE", False)):
-                    has = f"has_schema_privilege(%s, %s, 'USAGE') AND has_table_privilege(%s, %s, '{right}')"
-                    values = (role, table.split(".")[0], role, table)
-                    assert connection.execute(f"SELECT {has}", values).fetchone() == (expected,), (role, table, right)
-            (creates,) = (
-                connection.execute("SELECT has_schema_privilege(%s, 'public', 'CREATE')", (role,)).fetchone() or ()
-            )
-            assert creates is False
+    assert imported - sys.stdlib_module_names - {"trainer"} <= installed
+    assert "dagster" not in installed
+
+
+def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
+    lock = (DEPLOY.parent / "requirements.lock").read_text()
+    for path in (DEPLOY / "images").glob("*.Dockerfile"):
+        text = path.read_text()
+        assert re.search(r"^USER 1001:0$", text, re.MULTILINE), path.name
+        assert "--constraint /build/requirements.lock" in text
+        assert re.search(r"^ARG PYTHON=3\.11\.\d+-slim", text, re.MULTILINE)
+    for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes"):
+        assert re.search(rf"^{package}==\d", lock, re.MULTILINE)

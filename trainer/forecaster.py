@@ -1,25 +1,38 @@
-"""A trained model as a function from rows to dollars."""
+"""A trained model as a function from rows to dollars.
 
+Shapes: N rows, M members, B rows at once, Q quantiles.
+"""
+
+import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer.dataset import Inputs
+from trainer.frame import floats, require_columns
+from trainer.history import History
 from trainer.inputs import Encoder
-from trainer.level import Floats, signed_exp
-from trainer.model import EnsembleMLP
+from trainer.level import Floats, signed_exp, signed_log
+from trainer.quantiles import MEDIAN, Spread, calibrated_spread, rescaled
+from trainer.windows import read_windows
 
 _ROWS_AT_ONCE = 16_384
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Forecaster:
-    """An encoder and the model fitted on its inputs."""
+    """An encoder and the model fitted on its inputs, on the CPU.
+
+    spread: what the model's distances of the outer quantiles from the median are multiplied by.
+    """
 
     encoder: Encoder
-    model: EnsembleMLP
+    model: nn.Module
+    spread: Spread = (1.0, 1.0)
 
     def predict(self, table: pa.Table) -> Floats:
         """Forecast each row, in dollars; float64, finite for every row, unknown stores and departments included.
@@ -29,14 +42,39 @@ class Forecaster:
         Raises:
             FrameError: a column the model needs is missing.
         """
-        rows = self.encoder.encode(table)
-        correction_N = mean_correction(self.model, torch.from_numpy(rows.numeric), torch.from_numpy(rows.codes))
-        return signed_exp(rows.start + correction_N.numpy().astype(np.float64))
+        return self.predict_quantiles(table)[:, MEDIAN]
+
+    def predict_quantiles(self, table: pa.Table) -> Floats:
+        """The 10 %, 50 % and 90 % quantile of each row's sales, in dollars; float64 [N, 3], ascending and finite.
+
+        The 50 % quantile is the forecast. The rest as `predict`.
+        """
+        require_columns(table, self.encoder.columns)
+        encoded, device = self.encoder.encode(table), torch.device("cpu")
+        history = History.of_windows(read_windows(table), encoded, device) if self.encoder.reads_windows else None
+        correction_NQ = mean_correction(self.model, Inputs.of(encoded, history, device)).numpy().astype(np.float64)
+        return signed_exp(encoded.start[:, None] + rescaled(correction_NQ, self.spread))
+
+    def calibrated(self, table: pa.Table, label: str) -> Self:
+        """The same with outer quantiles that are right on `table`, which the model has neither seen nor is scored on.
+
+        Raises:
+            FrameError: a column is missing.
+        """
+        require_columns(table, [label])
+        unscaled = dataclasses.replace(self, spread=(1.0, 1.0))
+        quantile_NQ = signed_log(unscaled.predict_quantiles(table))
+        return dataclasses.replace(self, spread=calibrated_spread(quantile_NQ, signed_log(floats(table, label))))
 
 
 @torch.no_grad()
-def mean_correction(model: EnsembleMLP, numeric_NF: Tensor, codes_NC: Tensor) -> Tensor:
-    """The members' mean correction of each row, without dropout."""
+def mean_correction(model: nn.Module, inputs: Inputs, index_N: Tensor | None = None) -> Tensor:
+    """The members' mean quantiles of each row's correction, without dropout; float32 [N, Q].
+
+    Args:
+        index_N: which rows, by position; all by default.
+    """
     model.eval()
-    batches = zip(torch.split(numeric_NF, _ROWS_AT_ONCE), torch.split(codes_NC, _ROWS_AT_ONCE), strict=True)
-    return torch.cat([model(numeric_BF, codes_BC).mean(0) for numeric_BF, codes_BC in batches])
+    if index_N is None:
+        index_N = torch.arange(len(inputs), device=inputs.numeric.device)
+    return torch.cat([model(*inputs.take(index_B)).mean(0) for index_B in torch.split(index_N, _ROWS_AT_ONCE)])

@@ -10,6 +10,8 @@ from deploy.checks.render import Document, label
 
 Keys = Mapping[str, set[str]]
 
+_EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a server listens on in its pod
+
 
 def findings(documents: Sequence[Document], outside_secrets: Keys) -> Iterator[str]:
     """What is referred to and is not there, one line each."""
@@ -91,8 +93,8 @@ def _of_variable(variable: Document, secrets: Keys, configs: Keys) -> Iterator[s
 
 
 def _hosts(spec: Document, documents: Sequence[Document]) -> Iterator[str]:
-    """Variables that end in _HOST name a Service of ours, or one that CloudNativePG makes."""
-    services = _names(documents, "Service") | _names(documents, "Pooler")
+    """Variables that end in _HOST name a Service of ours, or one that CloudNativePG makes, or where to listen."""
+    services = {_EVERYWHERE} | _names(documents, "Service") | _names(documents, "Pooler")
     services |= {f"{name}-{kind}" for name in _names(documents, "Cluster") for kind in ("rw", "ro", "r")}
     for container in spec["containers"]:
         for variable in container.get("env", []):
