@@ -61,7 +61,7 @@ class KubernetesPlatform:
     """
 
     namespace: str
-    runtime: str = "forecast-torch-cpu"
+    runtime: str = "torch-distributed"
     kubeconfig: str | None = None
     context: str | None = None
     queue: str | None = None

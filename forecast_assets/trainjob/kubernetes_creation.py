@@ -104,8 +104,7 @@ def _refusal(error: Exception, runtime: str, details: JobDetails) -> TrainJobErr
     if getattr(cause, "status", None) == 404:
         message = (
             f"there is no training runtime {runtime!r} in the namespace or the cluster, or no Kubeflow Trainer; "
-            f"'kubectl -n {details.namespace} get trainingruntimes,clustertrainingruntimes' lists what there is, "
-            "deploy/base/training is ours"
+            f"'kubectl -n {details.namespace} get trainingruntimes,clustertrainingruntimes' lists what there is"
         )
         return NotSubmittedError(message, details)
     return refusal
