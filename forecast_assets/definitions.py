@@ -14,7 +14,7 @@ from forecast_assets.assets.registry import feast_registry
 from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
-from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
+from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, TrainJobs
 from forecast_assets.rollback import rollback
 
 postgres = Postgres()
@@ -42,7 +42,7 @@ defs = dg.Definitions(
         "feast": FeastStore(postgres=postgres),
         "landing_zone": LandingZone(),
         "artifacts": artifacts,
-        "train_jobs": train_job_client(artifacts),
+        "train_jobs": TrainJobs(artifacts=artifacts),
     },
     loggers={"console": dg.colored_console_logger, "progress": progress_logger},
     # Steps are short or only wait for a job: a process for each would cost more than it isolates.

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.resources
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,37 @@ from pydantic import Field
 
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.metadata import embedded_picture, markdown_table
-from forecast_assets.resources import Artifacts
-from forecast_assets.trainjob import PipesTrainJobClient, TrainJobError
+from forecast_assets.resources import Artifacts, TrainJobs, train_processes
+from forecast_assets.training_progress import TrainingProgress
+from forecast_assets.training_resources import ResourceLimits, TrainingResources, training_resources
+from forecast_assets.trainjob import RecoveryPolicy, Remedy, TrainJobError
 from trainer.errors import TrainerError
 from trainer.spec import TrainSpec
+
+# By the kind of failure; what is not here needs a person. Each attempt goes on from the last checkpoint.
+RECOVERY: RecoveryPolicy = {
+    "out_of_memory": Remedy("half as much memory again", memory_factor=1.5),
+    "cuda_out_of_memory": Remedy(
+        "half the batch, gradient checkpointing", multiply={"batch_size": 0.5}, replace={"gradient_checkpointing": True}
+    ),
+    "collective_timeout": Remedy("gloo in place of NCCL", replace={"backend": "gloo"}),
+    "diverged": Remedy("a third of the learning rate", multiply={"learning_rate": 1 / 3}),
+    "killed": Remedy("the same again"),
+    "preempted": Remedy("the same again"),
+    "node_lost": Remedy("the same again"),
+    "rendezvous_timeout": Remedy("the same again"),
+    "checkpoint_write": Remedy("the same again"),
+    "lost_database": Remedy("the same again"),
+}
+
+
+class LimitsConfig(dg.Config):
+    """The most that a training may ask for; what is computed from the frame is cut off there."""
+
+    nodes: int = Field(default=1, ge=1)
+    cpus: int | None = Field(default=None, description="Of a node; without it, TRAIN_PROCESSES, else 2.")
+    memory_gib: float = Field(default=16.0, gt=0, description="Of a node.")
+    gpus: int = Field(default=0, ge=0, description="Of a node.")
 
 
 class TrainingConfig(dg.Config):
@@ -27,6 +55,8 @@ class TrainingConfig(dg.Config):
     retrain: bool = Field(
         default=False, description="Train even if this frame was already trained on with the same spec and code."
     )
+    limits: LimitsConfig = LimitsConfig()
+    deadline_seconds: int | None = Field(default=None, description="After which a training has failed.")
 
 
 @dg.asset(
@@ -41,9 +71,11 @@ def candidate_model(
     context: dg.AssetExecutionContext,
     config: TrainingConfig,
     artifacts: Artifacts,
-    train_jobs: dg.ResourceParam[PipesTrainJobClient],
+    train_jobs: TrainJobs,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Write the spec, launch the job, and check that the bundle is the one that the job reported."""
+    from kubeflow.trainer import CustomTrainerContainer
+
     from trainer.bundle import bundle_hash, load_model, read_sidecar
 
     current = artifacts.frames.current()
@@ -70,20 +102,34 @@ def candidate_model(
         return
 
     try:
-        job = train_jobs.run(
+        client = train_jobs.client()
+        resources = _resources(config.limits, rows=manifest.rows, columns=len(manifest.columns), spec=spec)
+    except ValueError as error:
+        raise dg.Failure(f"the training was not started: {error}", allow_retries=False) from None
+    for limit in resources.limited:
+        context.log.warning(f"the training is limited to {limit}")
+    progress = TrainingProgress(context)
+    try:
+        job = client.run(
             context=context,
-            module="trainer",
+            # Without an image, that of the training runtime; on this machine there is none.
+            trainer=CustomTrainerContainer(image=os.environ.get("TRAIN_IMAGE", "")),
+            command=["torchrun"],
+            args=["-m", "trainer", "--spec", "{spec}"],
             spec=spec.to_dict(),
-            on_message=lambda message: _log_message(context, message),
+            num_nodes=resources.nodes,
+            resources_per_node=resources.per_node(),
+            deadline_seconds=config.deadline_seconds,
+            # Whoever wants this bundle wants this job: a run after a crash adopts it.
+            identity=bundle.name,
+            recovery=RECOVERY,
+            on_message=progress.receive,
+            verify=lambda result: _check_bundle(bundle, result),
         )
     except TrainJobError as error:
         raise dg.Failure(f"{error}. The champion stays as it was.", allow_retries=False) from None
-    try:
-        results = job.get_results(metadata={"trained": True, **_bundle_metadata(bundle, read_sidecar(bundle))})
-        (result,) = results
-        load_model(bundle, data_version=result.data_version.value if result.data_version else "none reported")
-    except (TrainerError, ValueError) as error:
-        raise dg.Failure(f"the job's bundle is not used: {error}. The champion stays as it was.") from error
+    shown = {"trained": True, **_resource_metadata(resources), **_bundle_metadata(bundle, read_sidecar(bundle))}
+    (result,) = job.get_results(metadata=shown)
     artifacts.models.set_candidate(bundle)
     yield result
 
@@ -98,12 +144,27 @@ def _bundle_name(frame_hash: str, overrides: dict[str, Any]) -> str:
     return f"{frame_hash[:12]}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 
-def _log_message(context: dg.AssetExecutionContext, message: Any) -> None:
-    if message.get("type") == "epoch":
-        context.log.info(
-            f"epoch {message['epoch']}/{message['num_epochs']}: loss {message['training_loss']:.4f}, "
-            f"validation WMAE {message['wmae']:,.0f}, {message['rows_per_second']:,.0f} rows/s"
-        )
+def _check_bundle(bundle: Path, result: dg.MaterializeResult[Any]) -> None:
+    """TrainerError, a ValueError, if ``bundle`` is not the one that the job reports."""
+    from trainer.bundle import load_model
+
+    load_model(bundle, data_version=result.data_version.value if result.data_version else "none reported")
+
+
+def _resources(limits: LimitsConfig, *, rows: int, columns: int, spec: TrainSpec) -> TrainingResources:
+    most = ResourceLimits(
+        nodes=limits.nodes, cpus=limits.cpus or train_processes(), memory_gib=limits.memory_gib, gpus=limits.gpus
+    )
+    return training_resources(rows=rows, columns=columns, model_type=spec.model_type, limits=most)
+
+
+def _resource_metadata(resources: TrainingResources) -> dict[str, Any]:
+    return {
+        "resources/nodes": resources.nodes,
+        "resources/cpus_per_node": resources.cpus,
+        "resources/memory_gib_per_node": resources.memory_gib,
+        "resources/gpus_per_node": resources.gpus,
+    }
 
 
 def _bundle_metadata(bundle: Path, facts: dict[str, Any]) -> dict[str, Any]:

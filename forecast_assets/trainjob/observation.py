@@ -17,6 +17,7 @@ NodePhase = Literal["pending", "running", "succeeded", "failed", "unknown"]
 
 # Labels and annotations that the client puts on its jobs.
 PREFIX = "dagster.trainjob"
+OWNER_LABELS = {f"{PREFIX}/owner": "pipes-client"}
 RUN_LABEL = f"{PREFIX}/run-id"
 ASSET_LABEL = f"{PREFIX}/asset"
 ATTEMPT_LABEL = f"{PREFIX}/attempt"
