@@ -109,17 +109,21 @@ class Wire:
             self.delete_children(namespace, name)
 
     def delete_children(self, namespace: str, name: str) -> None:
+        """Delete the JobSet and its Job, and the pods when their grace has passed."""
         with self.lock:
-            for plural, space, child in list(self.objects):
-                document = self.objects[plural, space, child]
-                owned = document["metadata"].get("labels", {}).get("jobset.sigs.k8s.io/jobset-name") == name
-                if space != namespace or not (owned or (plural, child) == ("jobsets", name)):
-                    continue
-                if plural == "pods":
-                    document["metadata"] |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 30}
-                    document["metadata"]["annotations"] = {"gone-at": str(time.monotonic() + self.grace_seconds)}
-                else:
-                    self.remove(plural, space, child)
+            for plural, child in (("jobsets", name), ("jobs", f"{name}-node-0")):
+                if (plural, namespace, child) in self.objects:
+                    self.remove(plural, namespace, child)
+            self.delete_pods(namespace, name)
+
+    def delete_pods(self, namespace: str, name: str) -> None:
+        """Mark a job's pods for deletion; they go when their grace has passed."""
+        with self.lock:
+            for pod in self.find("pods", namespace):
+                metadata = pod["metadata"]
+                if metadata["labels"]["jobset.sigs.k8s.io/jobset-name"] == name:
+                    metadata |= {"deletionTimestamp": now(), "deletionGracePeriodSeconds": 30}
+                    metadata["annotations"] = {"gone-at": str(time.monotonic() + self.grace_seconds)}
             self._end_expired_pods()
 
     def events_since(self, version: int) -> list[tuple[str, str, Document]]:

@@ -124,7 +124,10 @@ class _Exchange(BaseHTTPRequestHandler):
         if self.headers["Content-Type"] != "application/merge-patch+json":
             raise RejectedError(415, "UnsupportedMediaType", "only merge patches are spoken here")
         with self.wire.lock:
-            self._json(200, self.wire.put(self.plural, _merged(self._one(), self.body)))
+            stored = self.wire.put(self.plural, _merged(self._one(), self.body))
+            if self.plural == "trainjobs" and stored["spec"].get("suspend"):
+                self.wire.delete_pods(self.namespace, self.name)
+        self._json(200, stored)
 
     def _delete(self) -> None:
         with self.wire.lock:

@@ -46,7 +46,7 @@ class Kubelet:
             for kind, plural, document in changes:
                 if plural == "trainjobs" and kind == "ADDED" and not document["spec"].get("suspend"):
                     self._start(document)
-                elif plural == "trainjobs" and kind == "DELETED":
+                elif plural == "trainjobs" and (kind == "DELETED" or document["spec"].get("suspend")):
                     self._end(document["metadata"]["name"])
 
     def _start(self, job: Document) -> None:

@@ -282,11 +282,28 @@ def test_pods_that_never_end_are_named_unless_their_machine_is_lost(
 
 def test_a_verdict_is_stored_with_the_job(platform: KubernetesPlatform, cluster: Cluster) -> None:
     platform.submit(submission(annotations={"note": "n"}))
+    cluster.condition("a-job", "Complete", "AllJobsCompleted")
     platform.conclude("a-job", '{"kind": "failed"}')
     platform.conclude("gone-job", "{}")
 
     assert cluster.job("a-job")["metadata"]["annotations"] == {"note": "n", VERDICT_ANNOTATION: '{"kind": "failed"}'}
+    assert "suspend" not in cluster.job("a-job")["spec"]
     assert platform.observe("a-job").annotations[VERDICT_ANNOTATION] == '{"kind": "failed"}'
+
+
+def test_a_job_given_up_is_stopped_so_that_its_successor_meets_no_pod_of_it(
+    platform: KubernetesPlatform, wire: Wire, cluster: Cluster
+) -> None:
+    platform.submit(submission())
+    for pod in cluster.start("a-job", nodes=2):
+        cluster.running(pod)
+    wire.grace_seconds = 0.2
+    platform.conclude("a-job", '{"kind": "out_of_memory"}')
+
+    assert cluster.job("a-job")["spec"]["suspend"] is True
+    assert wire.find("pods", NAMESPACE) == []
+    job = platform.observe("a-job")
+    assert (job.phase, job.reason) == ("failed", "Stopped")
 
 
 def test_jobs_are_listed_by_label_oldest_first_over_all_pages(

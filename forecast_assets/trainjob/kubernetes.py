@@ -7,7 +7,7 @@ it leaves out is read here from pods, events, Jobs and JobSets.
 import logging
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +22,7 @@ from forecast_assets.trainjob.errors import (
     TrainJobError,
 )
 from forecast_assets.trainjob.kubernetes_api import BATCH, CORE, JOBSET, KUEUE, TRAINER, KubernetesApi, translated
-from forecast_assets.trainjob.kubernetes_jobs import JobDocuments, observe
+from forecast_assets.trainjob.kubernetes_jobs import JobDocuments, has_final_condition, observe
 from forecast_assets.trainjob.kubernetes_log import LogPosition
 from forecast_assets.trainjob.kubernetes_pods import (
     CONTAINER,
@@ -151,8 +151,15 @@ class KubernetesPlatform:
         return LogChunk(lines=lines, position=at.dump())
 
     def conclude(self, name: str, verdict: str) -> None:
-        patch = {"metadata": {"annotations": {VERDICT_ANNOTATION: verdict}}}
+        """Also stops a job that has failed though Kubernetes would still go on with it; its pods then go."""
+        patch: Document = {"metadata": {"annotations": {VERDICT_ANNOTATION: verdict}}}
+        trainjob = self._trainjob(name)
+        goes_on = trainjob is not None and not has_final_condition(trainjob)
+        if goes_on:
+            patch["spec"] = {"suspend": True}
         self._api.merge(TRAINER, "trainjobs", name, patch, job=name)
+        if goes_on:
+            self._await_no_pods(name)
 
     def delete(self, name: str) -> None:
         self._api.delete(TRAINER, "trainjobs", name, job=name)
@@ -247,13 +254,22 @@ class KubernetesPlatform:
             )
 
     def _await_gone(self, name: str) -> None:
+        self._await(name, lambda: self._trainjob(name) is None and not self._writing_pods(name))
+
+    def _await_no_pods(self, name: str) -> None:
+        self._await(name, lambda: not self._writing_pods(name))
+
+    def _await(self, name: str, ended: Callable[[], bool]) -> None:
         until = time.monotonic() + self.delete_seconds
-        while self._trainjob(name) or any(not never_ends(pod) for pod in self._pods(name)):
+        while not ended():
             if time.monotonic() > until:
                 places = ", ".join(pod["metadata"]["name"] for pod in self._pods(name)) or "none"
                 message = f"{self.delete_seconds:.0f} s after its deletion it has not ended; its pods: {places}"
                 raise TrainJobError(message, self._details(name))
             time.sleep(min(0.5, self.poll_seconds))
+
+    def _writing_pods(self, name: str) -> list[Document]:
+        return [pod for pod in self._pods(name) if not has_ended(pod) and not never_ends(pod)]
 
     def _trainjob(self, name: str) -> Document | None:
         return self._api.get(TRAINER, "trainjobs", name, job=name)

@@ -18,7 +18,7 @@ from forecast_assets.trainjob.kubernetes_pods import (
     timestamp,
     unready_for,
 )
-from forecast_assets.trainjob.observation import JobEvent, JobObservation, JobPhase, NodeObservation
+from forecast_assets.trainjob.observation import VERDICT_ANNOTATION, JobEvent, JobObservation, JobPhase, NodeObservation
 
 # One replacement may be bad luck; a second failure of the same node is how it would go on.
 _FAILURES_TOLERATED = 1
@@ -69,6 +69,11 @@ def observe(documents: JobDocuments, node_lost_after: timedelta) -> JobObservati
     )
 
 
+def has_final_condition(trainjob: Document) -> bool:
+    """Kubeflow Trainer has ended the job."""
+    return bool(_condition(trainjob, "Complete") or _condition(trainjob, "Failed"))
+
+
 def events_of(name: str, events: Iterable[Document]) -> list[JobEvent]:
     """The events of a job and of what it owns, pods that are gone included, oldest first."""
     job = re.escape(name)
@@ -101,6 +106,8 @@ def _phase(
     if trainjob["metadata"].get("deletionTimestamp"):
         return "gone", "Deleted", "the job is being deleted", None
     suspended = _condition(trainjob, "Suspended")
+    if VERDICT_ANNOTATION in (trainjob["metadata"].get("annotations") or {}):
+        return "failed", "Stopped", "its client has given it up", _changed(suspended)
     if suspended or trainjob["spec"].get("suspend"):
         return "pending", "Suspended", _quota_message(documents) or suspended.get("message", ""), None
     if not nodes:
