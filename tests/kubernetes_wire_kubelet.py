@@ -18,7 +18,8 @@ _CPUS = 64
 class Kubelet:
     """Starts a job's pods when the TrainJob appears, and ends them when it goes.
 
-    Of images it knows "python", which is this interpreter; any other cannot be pulled.
+    Of images it knows "python", which is this interpreter; any other cannot be pulled. SIGKILL is the kernel short of
+    memory.
     """
 
     def __init__(self, wire: Wire, cluster: Cluster) -> None:
@@ -86,7 +87,8 @@ class Kubelet:
         process.stdout.close()
         with self._wire.lock:
             if ("pods", NAMESPACE, pod["metadata"]["name"]) in self._wire.objects:
-                self._cluster.terminated(pod, exit_code=128 - code if code < 0 else code)
+                reason = "OOMKilled" if code == -signal.SIGKILL else None
+                self._cluster.terminated(pod, exit_code=128 - code if code < 0 else code, reason=reason)
 
     def _await_end(self, name: str) -> None:
         codes = [process.wait() for _, process in self._jobs[name]]
