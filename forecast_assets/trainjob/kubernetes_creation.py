@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 from forecast_assets.trainjob.errors import JobDetails, NotSubmittedError, TrainJobError
 from forecast_assets.trainjob.kubernetes_api import Document, translated
 from forecast_assets.trainjob.observation import Submission
+from forecast_assets.trainjob.sdk_options import sdk_options
 
 
 class Creation:
@@ -63,37 +65,19 @@ class _Recorder:
 
 
 def _options(submission: Submission, labels: Mapping[str, str], details: JobDetails) -> list[Any]:
-    from kubeflow.trainer.options import (
-        ActiveDeadlineSeconds,
-        Annotations,
-        Labels,
-        Name,
-        RuntimePatch,
-        TrainerArgs,
-        TrainerCommand,
-    )
+    """The SDK's options; it takes one of each kind, so labels and annotations given as options are merged with ours."""
+    from kubeflow.trainer.options import Annotations, Labels, RuntimePatch
 
-    options = list(submission.options)
-    if sum(isinstance(option, RuntimePatch) for option in options) > 1:
+    if sum(isinstance(option, RuntimePatch) for option in submission.options) > 1:
         message = "it has several RuntimePatch options; the server takes one of each manager, so merge them"
         raise NotSubmittedError(message, details)
-    labels = dict(labels)
-    annotations: dict[str, str] = {}
-    for option in options:
+    labels, annotations = dict(labels), dict[str, str]()
+    for option in submission.options:
         labels |= option.labels if isinstance(option, Labels) else {}
         annotations |= option.annotations if isinstance(option, Annotations) else {}
-    options += [
-        Name(submission.name),
-        Labels(labels | dict(submission.labels)),
-        Annotations(annotations | dict(submission.annotations)),
-    ]
-    if submission.deadline_seconds is not None:
-        options.append(ActiveDeadlineSeconds(submission.deadline_seconds))
-    if submission.command is not None:
-        options.append(TrainerCommand(list(submission.command)))
-    if submission.args is not None:
-        options.append(TrainerArgs(list(submission.args)))
-    return options
+    others = [option for option in submission.options if not isinstance(option, Labels | Annotations)]
+    labels, annotations = {**labels, **submission.labels}, {**annotations, **submission.annotations}
+    return sdk_options(replace(submission, labels=labels, annotations=annotations, options=others))
 
 
 def _refusal(error: Exception, runtime: str, details: JobDetails) -> TrainJobError:
