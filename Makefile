@@ -39,7 +39,7 @@ format: $(INSTALLED) ## Let ruff arrange the code
 	@$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## The figures of the README, measured here
-	@for name in ingest retrieval online materialize pipeline; do \
+	@for name in ingest retrieval online materialize trainjob pipeline; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 psql: $(INSTALLED) ## A prompt on the database

@@ -16,7 +16,7 @@ from forecast_assets.trainjob.observation import JobObservation, JobPlatform
 
 T = TypeVar("T")
 
-_TICK_SECONDS = 0.05
+_TICK_SECONDS = 0.1
 _KEPT_LINES = 400
 _SHOWN_CHARACTERS = 2_000
 # Waiting does not help.

@@ -22,7 +22,7 @@ class LocalPlatform:
     """
 
     namespace = "local"
-    poll_seconds = 0.1
+    poll_seconds = 0.2
 
     def __init__(self, folder: Path, num_proc_per_node: int = 2) -> None:
         self._jobs = LocalJobs(folder)
