@@ -3,6 +3,7 @@
 import dagster as dg
 
 from forecast_assets.assets.accuracy import forecast_accuracy, inputs_as_in_training
+from forecast_assets.assets.backtest import backtest
 from forecast_assets.assets.champion import champion_model
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.forecasts import weekly_forecasts
@@ -34,6 +35,7 @@ defs = dg.Definitions(
         weekly_forecasts,
         horizon_forecasts,
         forecast_accuracy,
+        backtest,
     ],
     asset_checks=[training_frame_checks, inputs_as_in_training],
     jobs=[rollback],

@@ -9,9 +9,10 @@ import pytest
 from trainjob_jobs import processes_below, wait_until
 
 from feature_repo.paths import PROJECT_ROOT
-from forecast_assets.assets.model import RECOVERY, candidate_model
+from forecast_assets.assets.model import candidate_model
 from forecast_assets.resources import Artifacts, TrainJobs
 from forecast_assets.training_resources import ResourceLimits, training_resources
+from forecast_assets.training_run import RECOVERY
 from forecast_assets.trainjob.errors import RECOVERABLE_KINDS
 from trainer.bundle import bundle_hash
 
