@@ -9,27 +9,32 @@ from forecast_assets.assets.online import online_features
 from forecast_assets.assets.raw import raw_drop
 from forecast_assets.assets.registry import feast_registry
 from forecast_assets.assets.training_frame import training_frame
+from forecast_assets.automation import automated, automation_sensor
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
+from forecast_assets.landing_sensor import landing_zone_sensor
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
 
 postgres = Postgres()
 artifacts = Artifacts()
 
 defs = dg.Definitions(
-    assets=[
-        raw_drop,
-        sales_features,
-        store_features,
-        sales_windows,
-        feast_registry,
-        training_frame,
-        candidate_model,
-        champion_model,
-        online_features,
-        weekly_forecasts,
-    ],
+    assets=automated(
+        [
+            raw_drop,
+            sales_features,
+            store_features,
+            sales_windows,
+            feast_registry,
+            training_frame,
+            candidate_model,
+            champion_model,
+            online_features,
+            weekly_forecasts,
+        ]
+    ),
     asset_checks=[training_frame_checks],
+    sensors=[landing_zone_sensor, automation_sensor],
     resources={
         "postgres": postgres,
         "feast": FeastStore(postgres=postgres),
