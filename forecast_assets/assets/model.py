@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from feature_repo.features import LABEL, TIMESTAMP
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.metadata import embedded_picture, markdown_table
 from forecast_assets.promotion import decide
 from forecast_assets.resources import Artifacts
@@ -38,6 +38,7 @@ class TrainingConfig(dg.Config):
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
     deps=["training_frame"],
+    pool=TRAINING_POOL,
     description="A model trained on the present frame by a TrainJob (torchrun, DDP). It does not serve. The same "
     "frame, spec and trainer code give the same bundle, so it is not trained twice.",
 )
@@ -97,6 +98,7 @@ def candidate_model(
     kinds={"pytorch"},
     owners=OWNERS,
     deps=["candidate_model", "training_frame"],
+    pool=TRAINING_POOL,
     description="The model that serves. A candidate takes its place only if it beats the naive forecasts and is not "
     "worse than the present champion on the same validation weeks.",
 )

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from feature_repo.features import VIEWS
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.metadata import markdown_table
 from forecast_assets.resources import FeastStore, Postgres
 from forecast_assets.sql import statement
@@ -20,6 +20,7 @@ PARITY_CHECK = "online_equals_offline"
     kinds={"feast", "postgres"},
     owners=OWNERS,
     deps=[*(view.name for view in VIEWS), "champion_model"],
+    pool=SERVING_POOL,
     check_specs=[
         dg.AssetCheckSpec(
             PARITY_CHECK,
