@@ -12,6 +12,7 @@ from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.automation import automated, automation_sensor
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
+from forecast_assets.jobs import forecast, full_refresh, ingest, retrain, weekly_refresh
 from forecast_assets.landing_sensor import landing_zone_sensor
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
 
@@ -34,6 +35,8 @@ defs = dg.Definitions(
         ]
     ),
     asset_checks=[training_frame_checks],
+    jobs=[ingest, retrain, forecast, full_refresh],
+    schedules=[weekly_refresh],
     sensors=[landing_zone_sensor, automation_sensor],
     resources={
         "postgres": postgres,

@@ -1,10 +1,12 @@
 """What the automation asks for, tick by tick, after what happened to the graph."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import StepMaterializationData
 
 from forecast_assets.automation import CONDITIONS
 from forecast_assets.definitions import defs
@@ -30,8 +32,7 @@ class System:
     """The real graph on an instance in memory; events are reported as runs would report them."""
 
     instance: dg.DagsterInstance
-    cursor: object = None
-    runs: list[str] = field(default_factory=list)
+    cursor: Any = None
 
     def tick(self) -> set[str]:
         """One tick of the automation sensor: the assets that it asks for."""
@@ -49,10 +50,8 @@ class System:
 
     def checked(self, *, passed: bool, check: str = "no_leakage") -> None:
         """The frame's blocking checks were made; all passed, or one did not."""
-        for name in BLOCKING:
-            self.instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(dg.AssetKey("training_frame"), name, passed=passed or name != check, metadata={})
-            )
+        for evaluation in evaluations(passed, check):
+            self.instance.report_runless_asset_event(evaluation)
 
     def started(self, *names: str) -> str:
         """A run that makes these assets has begun."""
@@ -69,23 +68,21 @@ class System:
         assert run is not None
         for name in names:
             event = dg.AssetMaterialization(name, tags={"dagster/data_version": version})
-            self.instance.report_dagster_event(
-                dg.DagsterEvent(
-                    "ASSET_MATERIALIZATION",
-                    job_name=run.job_name,
-                    event_specific_data=_materialized(event),
-                ),
-                run_id=run_id,
-            )
-            if name == "training_frame":
-                self.checked(passed=True)
-        self.instance.report_dagster_event(dg.DagsterEvent("PIPELINE_SUCCESS", job_name=run.job_name), run_id=run_id)
+            self._report(run, "ASSET_MATERIALIZATION", StepMaterializationData(event))
+        if "training_frame" in names:
+            for evaluation in evaluations(passed=True):
+                self._report(run, "ASSET_CHECK_EVALUATION", evaluation)
+        self._report(run, "PIPELINE_SUCCESS", None)
+
+    def _report(self, run: dg.DagsterRun, kind: str, data: Any) -> None:
+        event = dg.DagsterEvent(kind, job_name=run.job_name, event_specific_data=data)
+        self.instance.report_dagster_event(event, run_id=run.run_id)
 
 
-def _materialized(event: dg.AssetMaterialization) -> object:
-    from dagster._core.events import StepMaterializationData
-
-    return StepMaterializationData(event)
+def evaluations(passed: bool, check: str = "no_leakage") -> list[dg.AssetCheckEvaluation]:
+    """Of the frame's blocking checks; those other than ``check`` pass."""
+    frame = dg.AssetKey("training_frame")
+    return [dg.AssetCheckEvaluation(frame, name, passed=passed or name != check, metadata={}) for name in BLOCKING]
 
 
 @pytest.fixture
