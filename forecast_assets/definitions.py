@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from forecast_assets.alerts import tell_failed_checks, tell_failed_runs
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.forecasts import weekly_forecasts
 from forecast_assets.assets.model import candidate_model, champion_model
@@ -37,7 +38,7 @@ defs = dg.Definitions(
     asset_checks=[training_frame_checks],
     jobs=[ingest, retrain, forecast, full_refresh],
     schedules=[weekly_refresh],
-    sensors=[landing_zone_sensor, automation_sensor],
+    sensors=[landing_zone_sensor, automation_sensor, tell_failed_runs, tell_failed_checks],
     resources={
         "postgres": postgres,
         "feast": FeastStore(postgres=postgres),

@@ -1,7 +1,7 @@
 """What the automation asks for, tick by tick, after what happened to the graph."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
@@ -24,6 +24,7 @@ VIEWS = [
 FORECASTS = ["online_features", "weekly_forecasts"]
 AFTER_A_DROP = {*TABLES, *VIEWS, "training_frame", *FORECASTS}
 AFTER_A_FRAME = {"candidate_model", "champion_model", *FORECASTS}
+FRAME = dg.AssetKey("training_frame")
 BLOCKING = ["schema_and_ranges", "one_row_per_labelled_week", "no_leakage"]
 
 
@@ -33,11 +34,15 @@ class System:
 
     instance: dg.DagsterInstance
     cursor: Any = None
+    checks: set[str] = field(default_factory=set)
 
     def tick(self) -> set[str]:
         """One tick of the automation sensor: the assets that it asks for."""
-        result = dg.evaluate_automation_conditions(defs, self.instance, dg.AssetSelection.all(), cursor=self.cursor)
+        everything = dg.AssetSelection.all() | dg.AssetSelection.all_asset_checks()
+        result = dg.evaluate_automation_conditions(defs, self.instance, everything, cursor=self.cursor)
         self.cursor = result.cursor
+        due = [each.key for each in result.results if not each.true_subset.is_empty]
+        self.checks = {key.name for key in due if isinstance(key, dg.AssetCheckKey)}
         return {name for name in CONDITIONS if result.get_num_requested(dg.AssetKey(name))}
 
     def made(self, *names: str, version: str) -> None:
@@ -81,8 +86,7 @@ class System:
 
 def evaluations(passed: bool, check: str = "no_leakage") -> list[dg.AssetCheckEvaluation]:
     """Of the frame's blocking checks; those other than ``check`` pass."""
-    frame = dg.AssetKey("training_frame")
-    return [dg.AssetCheckEvaluation(frame, name, passed=passed or name != check, metadata={}) for name in BLOCKING]
+    return [dg.AssetCheckEvaluation(FRAME, name, passed=passed or name != check, metadata={}) for name in BLOCKING]
 
 
 @pytest.fixture
@@ -112,6 +116,7 @@ def test_a_new_drop_brings_tables_views_frame_and_a_forecast_by_the_present_cham
     system.made(*RAW, version="2")
 
     assert system.tick() == AFTER_A_DROP
+    assert system.checks == {"no_leakage", "complete_weeks", "no_drift"}
     assert system.tick() == set()
 
 
