@@ -1,6 +1,11 @@
 """What all assets share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import adbc_driver_postgresql.dbapi as adbc
 import dagster as dg
+import psycopg
 
 OWNERS = ["team:demand-forecasting"]
 
@@ -9,5 +14,11 @@ TABLES_POOL = "tables"
 TRAINING_POOL = "training"
 SERVING_POOL = "serving"
 
-# A database that restarts is back within seconds. What cannot get better by itself is a Failure that allows no retry.
-WHEN_CONNECTIONS_BREAK = dg.RetryPolicy(max_retries=2, delay=5, backoff=dg.Backoff.EXPONENTIAL)
+
+@contextmanager
+def retried_when_connections_break() -> Iterator[None]:
+    """Run the step again, twice at most, if the database goes away in the ``with`` block: it may be restarting."""
+    try:
+        yield
+    except (psycopg.OperationalError, adbc.OperationalError) as error:
+        raise dg.RetryRequested(max_retries=2, seconds_to_wait=5) from error

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, Feature
-from forecast_assets.assets.common import OWNERS, TABLES_POOL, WHEN_CONNECTIONS_BREAK
+from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
 from forecast_assets.ingest.drop import Drop
 from forecast_assets.ingest.feature_tables import (
     FeatureTable,
@@ -26,7 +26,6 @@ from forecast_assets.resources import Artifacts, Postgres
     kinds={"postgres", "table"},
     owners=OWNERS,
     pool=TABLES_POOL,
-    retry_policy=WHEN_CONNECTIONS_BREAK,
     deps=["train_csv", "features_csv"],
     description="One row per store, department and week, and one for each live series' coming week with the sales "
     "empty. Lags and windows go by calendar week and never include the row's own.",
@@ -46,7 +45,6 @@ def sales_features(
     kinds={"postgres", "table"},
     owners=OWNERS,
     pool=TABLES_POOL,
-    retry_policy=WHEN_CONNECTIONS_BREAK,
     deps=["features_csv", "stores_csv"],
     description="One row per store and week: weather, prices, promotions and the store's own attributes.",
 )
@@ -63,7 +61,6 @@ def store_features(
     kinds={"postgres", "table"},
     owners=OWNERS,
     pool=TABLES_POOL,
-    retry_policy=WHEN_CONNECTIONS_BREAK,
     deps=["train_csv"],
     description="One row per series with all its weekly sales in one array, NaN for a week without a row. The 52 weeks "
     "before any week are a slice of it.",
@@ -92,7 +89,8 @@ def _publish(
     metadata: dict[str, Any],
 ) -> dg.MaterializeResult[None]:
     settings = postgres.settings()
-    publication = publish(table, settings, run_id=context.run.run_id)
+    with retried_when_connections_break():
+        publication = publish(table, settings, run_id=context.run.run_id)
     changes = (
         f"{publication.upserted:,} written, {publication.deleted:,} removed" if publication.changed else "unchanged"
     )

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
-from forecast_assets.assets.common import OWNERS, TABLES_POOL, WHEN_CONNECTIONS_BREAK
+from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN
 from forecast_assets.ingest.drop import Drop, DropFile, RowChanges, read_drop, row_changes
 from forecast_assets.ingest.files import DropRefusedError
@@ -51,7 +51,6 @@ Event = dg.MaterializeResult[None] | dg.AssetCheckResult
     ],
     can_subset=True,
     pool=TABLES_POOL,
-    retry_policy=WHEN_CONNECTIONS_BREAK,
 )
 def raw_drop(
     context: dg.AssetExecutionContext, landing_zone: LandingZone, artifacts: Artifacts, postgres: Postgres
@@ -68,7 +67,8 @@ def raw_drop(
             allow_retries=False,
         ) from None
     before = artifacts.raw.load() if artifacts.raw.contents() else None
-    new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
+    with retried_when_connections_break():
+        new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
     artifacts.raw.save(drop)
     for file in drop.files:
         context.log.info(f"{file.source.name}: {file.rows:,} rows{_span(file)}")
