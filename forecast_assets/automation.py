@@ -20,9 +20,8 @@ def _when(change: dg.AutomationCondition[Any]) -> dg.AutomationCondition[Any]:
     Dagster's own ``since_last_handled`` forgets a change that comes while the asset is being made, because the end of
     that run counts as the answer to it. Here only a request that comes after the change does.
     """
-    changed = Condition.newly_missing() | change
     return (
-        changed.since(Condition.newly_requested() & ~changed).with_label("not_answered_yet")
+        (Condition.newly_missing() | change).since(Condition.newly_requested() & ~change).with_label("not_answered_yet")
         & ~Condition.any_deps_missing()
         & ~Condition.any_deps_in_progress()
         & ~Condition.in_progress()

@@ -172,6 +172,7 @@ def test_the_first_drop_makes_a_frame_and_that_the_first_model_and_forecasts(run
 
         first = system.tick()
         run = system.started(*first)
+        assert system.tick() == set()
         system.ended(run, *first, version="1")
 
         assert first == {*TABLES, *VIEWS, "training_frame"}
