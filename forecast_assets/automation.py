@@ -60,6 +60,8 @@ CONDITIONS: dict[str, dg.AutomationCondition[Any]] = {
     "champion_model": CANDIDATE_MADE,
     "online_features": ANY_UPDATE,
     "weekly_forecasts": ANY_UPDATE,
+    "horizon_forecasts": ANY_UPDATE,
+    "forecast_accuracy": ANY_UPDATE,
 }
 
 automation_sensor = dg.AutomationConditionSensorDefinition(

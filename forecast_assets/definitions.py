@@ -3,9 +3,12 @@
 import dagster as dg
 
 from forecast_assets.alerts import tell_failed_checks, tell_failed_runs
+from forecast_assets.assets.accuracy import forecast_accuracy, inputs_as_in_training
+from forecast_assets.assets.champion import champion_model
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.forecasts import weekly_forecasts
-from forecast_assets.assets.model import candidate_model, champion_model
+from forecast_assets.assets.horizon import horizon_forecasts
+from forecast_assets.assets.model import candidate_model
 from forecast_assets.assets.online import online_features
 from forecast_assets.assets.raw import raw_drop
 from forecast_assets.assets.registry import feast_registry
@@ -16,6 +19,7 @@ from forecast_assets.console import progress_logger
 from forecast_assets.jobs import forecast, full_refresh, ingest, retrain, weekly_refresh
 from forecast_assets.landing_sensor import landing_zone_sensor
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
+from forecast_assets.rollback import rollback
 
 postgres = Postgres()
 artifacts = Artifacts()
@@ -33,10 +37,12 @@ defs = dg.Definitions(
             champion_model,
             online_features,
             weekly_forecasts,
+            horizon_forecasts,
+            forecast_accuracy,
         ]
     ),
-    asset_checks=[training_frame_checks],
-    jobs=[ingest, retrain, forecast, full_refresh],
+    asset_checks=[training_frame_checks, inputs_as_in_training],
+    jobs=[ingest, retrain, forecast, full_refresh, rollback],
     schedules=[weekly_refresh],
     sensors=[landing_zone_sensor, automation_sensor, tell_failed_runs, tell_failed_checks],
     resources={

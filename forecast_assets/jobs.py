@@ -7,7 +7,8 @@ from forecast_assets.ingest.files import candidates
 from forecast_assets.landing_sensor import RAW_ASSETS
 from forecast_assets.resources import Artifacts, LandingZone
 
-_EVERYTHING = dg.AssetSelection.assets("weekly_forecasts").upstream()
+_FORECASTS = dg.AssetSelection.assets("online_features", "weekly_forecasts", "horizon_forecasts")
+_EVERYTHING = (_FORECASTS | dg.AssetSelection.assets("forecast_accuracy")).upstream()
 
 ingest = dg.define_asset_job(
     "ingest",
@@ -21,8 +22,8 @@ retrain = dg.define_asset_job(
 )
 forecast = dg.define_asset_job(
     "forecast",
-    dg.AssetSelection.assets("online_features", "weekly_forecasts"),
-    description="Forecast the coming week with the present champion.",
+    _FORECASTS,
+    description="Forecast the coming weeks with the present champion.",
 )
 full_refresh = dg.define_asset_job(
     "full_refresh", _EVERYTHING, description="From the landing zone to forecasts. What has not changed is not redone."

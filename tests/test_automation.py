@@ -21,7 +21,7 @@ VIEWS = [
     "feature_transformations",
     "temporal_transformations",
 ]
-FORECASTS = ["online_features", "weekly_forecasts"]
+FORECASTS = ["online_features", "weekly_forecasts", "horizon_forecasts", "forecast_accuracy"]
 AFTER_A_DROP = {*TABLES, *VIEWS, "training_frame", *FORECASTS}
 AFTER_A_FRAME = {"candidate_model", "champion_model", *FORECASTS}
 FRAME = dg.AssetKey("training_frame")
@@ -116,7 +116,7 @@ def test_a_new_drop_brings_tables_views_frame_and_a_forecast_by_the_present_cham
     system.made(*RAW, version="2")
 
     assert system.tick() == AFTER_A_DROP
-    assert system.checks == {"no_leakage", "complete_weeks", "no_drift"}
+    assert system.checks == {"no_leakage", "complete_weeks", "no_drift", "inputs_as_in_training"}
     assert system.tick() == set()
 
 
