@@ -74,4 +74,5 @@ def _write(store: "FeatureStore", start: datetime, end: datetime) -> None:
     computed = store.get_historical_features(newest_rows(start, end), references).to_arrow()
     provider: Any = store._get_provider()
     for view in ON_DEMAND_VIEWS:
-        write_computed(provider, store.config, view, computed)
+        # The registry's view: this module's has no keys before it was applied in this very process.
+        write_computed(provider, store.config, store.get_on_demand_feature_view(view.name), computed)
