@@ -7,7 +7,7 @@ the same, and what to do next.
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -75,7 +75,7 @@ def failed_run_alert(
         steps: why each failed step failed.
         message: what Dagster says of the run, for one that failed outside of a step.
     """
-    unmade = _unmade_assets(instance, run)
+    unmade = _unmade_assets(instance, run, steps)
     lines = [f":red_circle: *{', '.join(steps) or 'A run'}* failed in {_run_link(run)}"]
     lines += [f"> {_escaped(why)}" for why in steps.values()] or [f"> {_escaped(message)}"]
     lines += [f"> check {_named(check)} failed" for check in _failed_checks(instance, run)]
@@ -122,12 +122,17 @@ def _deliver(alert: Alert, log: logging.Logger) -> None:
         log.error(f"{error}. What was not told: {alert.text}")
 
 
-def _unmade_assets(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
-    """The assets that the run was to make and did not."""
+def _unmade_assets(instance: dg.DagsterInstance, run: dg.DagsterRun, failed_steps: Collection[str]) -> list[str]:
+    """The assets that the run was to make and did not, those of the failed steps first."""
     planned = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION_PLANNED).records
     made = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_MATERIALIZATION).records
-    keys = [record.asset_key for record in planned if record.asset_key not in {each.asset_key for each in made}]
-    return [key.to_user_string() for key in dict.fromkeys(keys) if key is not None]
+    done = {record.asset_key for record in made}
+    unmade = {
+        (record.event_log_entry.step_key not in failed_steps, record.asset_key.to_user_string())
+        for record in planned
+        if record.asset_key is not None and record.asset_key not in done
+    }
+    return [name for _, name in sorted(unmade)]
 
 
 def _since(instance: dg.DagsterInstance, run: dg.DagsterRun, unmade: Sequence[str]) -> str:

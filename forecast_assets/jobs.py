@@ -7,22 +7,24 @@ from forecast_assets.ingest.files import candidates
 from forecast_assets.landing_sensor import RAW_ASSETS
 from forecast_assets.resources import Artifacts, LandingZone
 
-_FORECASTS = dg.AssetSelection.assets("online_features", "weekly_forecasts", "horizon_forecasts")
-_EVERYTHING = (_FORECASTS | dg.AssetSelection.assets("forecast_accuracy")).upstream()
+_INGEST = dg.AssetSelection.groups("raw", "features", "feature_store")
+_RETRAIN = dg.AssetSelection.assets("candidate_model", "champion_model")
+_FORECAST = dg.AssetSelection.assets("online_features", "weekly_forecasts", "horizon_forecasts")
+_EVERYTHING = _INGEST | _RETRAIN | _FORECAST | dg.AssetSelection.assets("forecast_accuracy")
 
 ingest = dg.define_asset_job(
     "ingest",
-    dg.AssetSelection.assets("training_frame").upstream(),
+    _INGEST,
     description="Take what lies in the landing zone, down to the training frame and its checks.",
 )
 retrain = dg.define_asset_job(
     "retrain",
-    dg.AssetSelection.assets("candidate_model", "champion_model"),
+    _RETRAIN,
     description="Train on the present frame, and let the candidate serve if it is good enough.",
 )
 forecast = dg.define_asset_job(
     "forecast",
-    _FORECASTS,
+    _FORECAST,
     description="Forecast the coming weeks with the present champion.",
 )
 full_refresh = dg.define_asset_job(
