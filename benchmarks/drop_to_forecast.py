@@ -44,8 +44,8 @@ def main() -> int:
     size = parser.parse_args().size
     with tempfile.TemporaryDirectory(prefix="bench-drop-") as name, _system(Path(name)) as system:
         figures = _watch(system, size)
-    for label, value in figures.items():
-        print(f"{label.replace('_', ' '):<58}{value:>10}")
+        for label, value in figures.items():
+            print(f"{label.replace('_', ' '):<58}{value:>10}")
     print(json.dumps({"size": size, **figures}))
     return 0
 
@@ -165,7 +165,7 @@ def _system(folder: Path) -> Iterator[System]:
     os.chdir(folder)  # the instance's folders are relative, as in a checkout
     with (folder / "log").open("w") as log:
         command = [sys.executable, "-m", "dagster", "dev", "-m", "forecast_assets.definitions", "-p", port]
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, preexec_fn=_heed_interrupts)
     try:
         with dg.DagsterInstance.from_config(str(home)) as instance:
             yield System(folder, instance)
@@ -174,6 +174,11 @@ def _system(folder: Path) -> Iterator[System]:
         process.wait(timeout=60)
         embedded_postgres.stop(folder / "data" / "postgres")
         os.chdir(PROJECT_ROOT)
+
+
+def _heed_interrupts() -> None:
+    """A shell has those that it starts in the background ignore interrupts, and their children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 if __name__ == "__main__":
