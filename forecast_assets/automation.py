@@ -28,10 +28,20 @@ def _when(change: dg.AutomationCondition[Any]) -> dg.AutomationCondition[Any]:
     )
 
 
-NEW_CONTENT = _when(
-    Condition.any_deps_match(
-        (Condition.data_version_changed() & _NOT_BY_THE_SAME_RUN) | Condition.will_be_requested()
-    ).with_label("an upstream has other content")
+# The files of a drop are made one after the other, and belong together.
+_DROP_IN_PROGRESS = (
+    Condition.asset_matches("train_csv", Condition.in_progress())
+    | Condition.asset_matches("features_csv", Condition.in_progress())
+    | Condition.asset_matches("stores_csv", Condition.in_progress())
+).with_label("a drop is being taken in")
+
+NEW_CONTENT = (
+    _when(
+        Condition.any_deps_match(
+            (Condition.data_version_changed() & _NOT_BY_THE_SAME_RUN) | Condition.will_be_requested()
+        ).with_label("an upstream has other content")
+    )
+    & ~_DROP_IN_PROGRESS
 )
 ANY_UPDATE = _when(Condition.any_deps_updated())
 CHECKED_NEW_CONTENT = (

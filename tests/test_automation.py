@@ -67,13 +67,18 @@ class System:
         )
         return run.run_id
 
-    def ended(self, run_id: str, *names: str, version: str) -> None:
-        """The run made what it was for."""
+    def wrote(self, run_id: str, *names: str, version: str) -> dg.DagsterRun:
+        """The run, which goes on, made these assets."""
         run = self.instance.get_run_by_id(run_id)
         assert run is not None
         for name in names:
             event = dg.AssetMaterialization(name, tags={"dagster/data_version": version})
             self._report(run, "ASSET_MATERIALIZATION", StepMaterializationData(event))
+        return run
+
+    def ended(self, run_id: str, *names: str, version: str) -> None:
+        """The run made these assets, and came to its end."""
+        run = self.wrote(run_id, *names, version=version)
         if "training_frame" in names:
             for evaluation in evaluations(passed=True):
                 self._report(run, "ASSET_CHECK_EVALUATION", evaluation)
@@ -192,6 +197,17 @@ def test_a_drop_that_comes_while_tables_are_being_made_is_answered_after_that(sy
 
     requested = system.tick()
     assert requested >= {*TABLES[:1], "training_frame"}
+
+
+def test_a_drop_is_answered_when_all_of_its_files_are_there(system: System) -> None:
+    run = system.started(*RAW)
+    for file in RAW[:2]:
+        system.wrote(run, file, version="2")
+        assert system.tick() == set()
+
+    system.ended(run, RAW[2], version="2")
+
+    assert system.tick() == AFTER_A_DROP
 
 
 def test_a_frame_that_changes_during_a_training_is_trained_on_after_it(system: System) -> None:
