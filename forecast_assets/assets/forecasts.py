@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, SEQUENCE_SERVICE, TIMESTAMP, VIEWS
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
@@ -24,6 +24,7 @@ _TOP = 10
     kinds={"postgres", "parquet"},
     owners=OWNERS,
     deps=["online_features", "champion_model"],
+    pool=SERVING_POOL,
     description="The champion's forecast, in dollars, of each live store and department for the coming week: the "
     "PostgreSQL table weekly_forecasts and a Parquet file per week.",
 )
