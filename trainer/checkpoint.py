@@ -107,8 +107,8 @@ class CheckpointStore:
         for what, expected in self._owner.items():
             if owner[what] != expected:
                 raise CheckpointMismatchError(
-                    f"the checkpoints in {self.folder} belong to the {what} {owner[what]}, but this training's {what} is "
-                    f"{expected}: give back that {what}, or remove the folder to begin anew"
+                    f"the checkpoints in {self.folder} belong to the {what} {owner[what]}, but this training's {what} "
+                    f"is {expected}: give back that {what}, or remove the folder to begin anew"
                 )
 
     def _files(self, kind: str) -> list[Path]:

@@ -4,6 +4,7 @@ Two groups: gloo on CPU tensors for decisions, and one for gradients, NCCL (RCCL
 its own and NCCL works, else gloo as well.
 """
 
+import json
 import logging
 import os
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from trainer.errors import CollectiveError
+from trainer import errors
+from trainer.errors import CollectiveError, TrainerError, TrainingFailure
 from trainer.level import Floats
 from trainer.spec import TrainSpec
 
@@ -105,6 +107,23 @@ def joined_world(spec: TrainSpec) -> Iterator[World]:
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+
+
+@contextmanager
+def agreed(world: World) -> Iterator[None]:
+    """A block that every process runs: an error of ours that any of them raises in it, all raise at its end.
+
+    One process that goes another way than the others would leave them waiting for it.
+    """
+    failure: TrainerError | TrainingFailure | None = None
+    try:
+        yield
+    except (TrainerError, TrainingFailure) as error:
+        failure = error
+    told = world.gather(json.dumps([type(failure).__name__, str(failure)]) if failure else "")
+    if first := next(filter(None, told), None):
+        name, message = json.loads(first)
+        raise getattr(errors, name)(message) from failure
 
 
 def local_device() -> torch.device:

@@ -79,7 +79,7 @@ class LostDatabaseError(TrainingFailure):
     kind = "lost_database"
 
 
-class Interrupted(TrainingFailure):  # noqa: N818 - not an error
+class Interrupted(TrainingFailure):
     """A signal ended the training after a step, and its state is saved."""
 
     kind = "interrupted"
