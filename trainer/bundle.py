@@ -14,7 +14,6 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ import torch
 from trainer.errors import BundleError
 from trainer.forecaster import Forecaster
 from trainer.inputs import Encoder
-from trainer.model import EnsembleMLP, ModelConfig
+from trainer.model import build_model, config_from_dict, config_to_dict
 from trainer.training import Fitted
 
 MODEL_FILE = "best_model.pt"
@@ -42,7 +41,7 @@ def write_bundle(directory: Path, *, fitted: Fitted, encoder: Encoder, facts: Ma
             "OPTIMIZER_STATE": fitted.optimizer_state,
             "EPOCH": fitted.best.epoch,
             "VAL_LOSS": fitted.best.validation_loss,
-            "MODEL_CONFIG": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(fitted.config).items()},
+            "MODEL_CONFIG": config_to_dict(fitted.config),
         },
         directory / MODEL_FILE,
     )
@@ -75,8 +74,7 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
         if (actual := _sha256(root / name)) != expected:
             raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
     checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
-    config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in checkpoint["MODEL_CONFIG"].items()}
-    model = EnsembleMLP(ModelConfig(**config))
+    model = build_model(config_from_dict(checkpoint["MODEL_CONFIG"]))
     model.load_state_dict(checkpoint["MODEL_STATE"])
     return Forecaster(encoder=Encoder.from_dict(sidecar["encoder"]), model=model)
 

@@ -1,6 +1,6 @@
 """Rows of the frame as tensors, each with its target and weight.
 
-Shapes: N rows, F numeric inputs, C categories.
+Shapes: N rows, B rows of a batch, F numeric inputs, C categories, T weeks, H numbers a week.
 """
 
 from dataclasses import dataclass
@@ -13,12 +13,49 @@ from torch import Tensor
 
 from trainer.baselines import BASELINE_COLUMNS
 from trainer.frame import floats, require_columns, split_masks, week_span
-from trainer.inputs import Encoder
+from trainer.inputs import Encoded, Encoder
 from trainer.level import Floats, signed_log
 from trainer.spec import TrainSpec
 
 _LEVEL_EXPONENT = 0.6
 _SMALLEST_LEVEL = 10.0
+
+ModelInputs = tuple[Tensor, Tensor, Tensor | None]
+"""What a model's forward takes: numeric_BF, codes_BC, and history_BTH or None."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Inputs:
+    """What a model reads of N rows, on its device."""
+
+    numeric: Tensor
+    codes: Tensor
+
+    @classmethod
+    def of(cls, encoded: Encoded, device: torch.device) -> Self:
+        """Put encoded rows on `device`."""
+        return cls(
+            numeric=torch.from_numpy(encoded.numeric).to(device), codes=torch.from_numpy(encoded.codes).to(device)
+        )
+
+    def __len__(self) -> int:
+        return len(self.numeric)
+
+    def take(self, index_B: Tensor) -> ModelInputs:
+        """The inputs of some rows, by position."""
+        return self.numeric[index_B], self.codes[index_B], None
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Batch:
+    """Some rows of `Rows`; the fields as there.
+
+    inputs: what the model's forward takes.
+    """
+
+    inputs: ModelInputs
+    target: Tensor
+    weight: Tensor
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -33,8 +70,7 @@ class Rows:
     is_holiday: 1 in flagged holiday weeks, else 0.
     """
 
-    numeric: Tensor
-    codes: Tensor
+    inputs: Inputs
     start: Floats
     target: Tensor
     weight: Tensor
@@ -49,8 +85,7 @@ class Rows:
         weight_N = np.maximum(np.expm1(np.abs(encoded.level)), _SMALLEST_LEVEL) ** _LEVEL_EXPONENT
         weight_N = weight_N * np.where(is_holiday_N > 0, spec.holiday_loss_weight, 1.0)
         return cls(
-            numeric=torch.from_numpy(encoded.numeric).to(device),
-            codes=torch.from_numpy(encoded.codes).to(device),
+            inputs=Inputs.of(encoded, device),
             start=encoded.start,
             target=torch.as_tensor(signed_log(actual_N) - encoded.start, dtype=torch.float32, device=device),
             weight=torch.as_tensor(weight_N / weight_N.mean(), dtype=torch.float32, device=device),
@@ -60,6 +95,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.actual)
+
+    def batch(self, index_B: Tensor) -> Batch:
+        """Some rows by position, int64 on the rows' device."""
+        return Batch(inputs=self.inputs.take(index_B), target=self.target[index_B], weight=self.weight[index_B])
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

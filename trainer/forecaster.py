@@ -1,25 +1,29 @@
-"""A trained model as a function from rows to dollars."""
+"""A trained model as a function from rows to dollars.
+
+Shapes: N rows, M members, B rows at once, Q quantiles.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from trainer.dataset import Inputs
 from trainer.inputs import Encoder
 from trainer.level import Floats, signed_exp
-from trainer.model import EnsembleMLP
+from trainer.quantiles import MEDIAN
 
 _ROWS_AT_ONCE = 16_384
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Forecaster:
-    """An encoder and the model fitted on its inputs."""
+    """An encoder and the model fitted on its inputs, on the CPU."""
 
     encoder: Encoder
-    model: EnsembleMLP
+    model: nn.Module
 
     def predict(self, table: pa.Table) -> Floats:
         """Forecast each row, in dollars; float64, finite for every row, unknown stores and departments included.
@@ -29,14 +33,26 @@ class Forecaster:
         Raises:
             FrameError: a column the model needs is missing.
         """
-        rows = self.encoder.encode(table)
-        correction_N = mean_correction(self.model, torch.from_numpy(rows.numeric), torch.from_numpy(rows.codes))
-        return signed_exp(rows.start + correction_N.numpy().astype(np.float64))
+        return self.predict_quantiles(table)[:, MEDIAN]
+
+    def predict_quantiles(self, table: pa.Table) -> Floats:
+        """The 10 %, 50 % and 90 % quantile of each row's sales, in dollars; float64 [N, 3], ascending and finite.
+
+        The 50 % quantile is the forecast. The rest as `predict`.
+        """
+        encoded = self.encoder.encode(table)
+        correction_NQ = mean_correction(self.model, Inputs.of(encoded, torch.device("cpu")))
+        return signed_exp(encoded.start[:, None] + correction_NQ.numpy().astype(np.float64))
 
 
 @torch.no_grad()
-def mean_correction(model: EnsembleMLP, numeric_NF: Tensor, codes_NC: Tensor) -> Tensor:
-    """The members' mean correction of each row, without dropout."""
+def mean_correction(model: nn.Module, inputs: Inputs, index_N: Tensor | None = None) -> Tensor:
+    """The members' mean quantiles of each row's correction, without dropout; float32 [N, Q].
+
+    Args:
+        index_N: which rows, by position; all by default.
+    """
     model.eval()
-    batches = zip(torch.split(numeric_NF, _ROWS_AT_ONCE), torch.split(codes_NC, _ROWS_AT_ONCE), strict=True)
-    return torch.cat([model(numeric_BF, codes_BC).mean(0) for numeric_BF, codes_BC in batches])
+    if index_N is None:
+        index_N = torch.arange(len(inputs), device=inputs.numeric.device)
+    return torch.cat([model(*inputs.take(index_B)).mean(0) for index_B in torch.split(index_N, _ROWS_AT_ONCE)])

@@ -1,6 +1,6 @@
 """The training loop, the same on one process and on many.
 
-Shapes: M members, B rows of one process's share of a batch, F numeric inputs, C categories.
+Shapes: B rows of one process's share of a batch, N rows, Q quantiles.
 """
 
 import copy
@@ -20,7 +20,9 @@ from trainer.distributed import World
 from trainer.forecaster import mean_correction
 from trainer.level import signed_exp
 from trainer.metrics import score_sums, scores
-from trainer.model import EnsembleMLP, ModelConfig
+from trainer.model import ModelConfig, build_model, model_config
+from trainer.objective import loss as batch_loss
+from trainer.quantiles import MEDIAN
 from trainer.spec import TrainSpec
 
 _MIN_BATCH = 64
@@ -31,7 +33,7 @@ _AVERAGING_DECAY = 0.995
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class EpochReport:
-    """What one pass over the training rows brought. Losses in signed-log dollars, scores as `trainer.metrics`."""
+    """What one pass over the training rows brought. Losses as `trainer.objective`, scores as `trainer.metrics`."""
 
     epoch: int
     num_epochs: int
@@ -55,7 +57,7 @@ class EpochReport:
 class Fitted:
     """The model of the epoch `best`, on the CPU, and the optimizer's state after that epoch."""
 
-    model: EnsembleMLP
+    model: nn.Module
     config: ModelConfig
     optimizer_state: dict[str, Any]
     best: EpochReport
@@ -90,15 +92,8 @@ class _Run:
 
     def __init__(self, data: Dataset, spec: TrainSpec, world: World) -> None:
         self.data, self.spec, self.world = data, spec, world
-        self.config = ModelConfig(
-            numeric_width=data.encoder.width,
-            category_sizes=tuple(len(values) + 1 for values in data.encoder.vocabularies),
-            embedding_dim=spec.embedding_dim,
-            hidden_dims=spec.hidden_dims,
-            members=spec.members,
-            dropout=spec.dropout,
-        )
-        self.model = EnsembleMLP(self.config).to(world.device)
+        self.config = model_config(spec, data.encoder)
+        self.model = build_model(self.config).to(world.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.parallel: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
         self.optimizer = torch.optim.AdamW(
@@ -141,11 +136,8 @@ class _Run:
         self.parallel.train()
         loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         for rows_B in _shares(len(rows), self.batch_size, self.spec.seed + epoch, self.world):
-            index_B = rows_B.to(device)
-            correction_MB = self.parallel(rows.numeric[index_B], rows.codes[index_B])
-            error_MB = (correction_MB - rows.target[index_B]).abs()
-            # Summed over members, so that each learns as fast as it would alone.
-            loss = (error_MB * rows.weight[index_B]).mean(1).sum()
+            batch = rows.batch(rows_B.to(device))
+            loss = batch_loss(self.parallel(*batch.inputs), batch)
             self.optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.grad_clip_norm)
@@ -167,8 +159,10 @@ class _Run:
         """The averaged model's mean loss and its scores on the validation rows, each process taking a share."""
         rows = self.data.validation
         share = slice(self.world.rank, None, self.world.size)
-        correction_N = mean_correction(self.average, rows.numeric[share], rows.codes[share])
-        loss_sum = ((correction_N - rows.target[share]).abs() * rows.weight[share]).sum(dtype=torch.float64)
+        index_N = torch.arange(len(rows), device=self.world.device)[share]
+        correction_NQ = mean_correction(self.average, rows.inputs, index_N)
+        loss_sum = batch_loss(correction_NQ[None], rows.batch(index_N)).double() * len(index_N)
+        correction_N = correction_NQ[:, MEDIAN]
         forecast_N = signed_exp(rows.start[share] + correction_N.cpu().numpy().astype(np.float64))
         sums = score_sums(rows.actual[share], forecast_N, rows.is_holiday[share])
         loss_total, *score_totals = self.world.total(np.array([loss_sum.item(), *sums]))

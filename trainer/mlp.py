@@ -1,0 +1,86 @@
+"""Several small perceptrons side by side, each with its own category embeddings.
+
+Shapes: M members, B rows, F numeric inputs, C categories, E embedding size, D inputs of a layer, H units of a layer,
+Q quantiles.
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from trainer.quantiles import QUANTILES, ordered
+
+_EMBEDDING_STD = 0.1
+_OUTPUT_SCALE = 0.01
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class MLPConfig:
+    """Everything needed to rebuild an `EnsembleMLP`.
+
+    category_sizes: codes of each category, the unknown included.
+    """
+
+    model_type: ClassVar[str] = "mlp"
+
+    numeric_width: int
+    category_sizes: tuple[int, ...]
+    embedding_dim: int
+    hidden_dims: tuple[int, ...]
+    members: int
+    dropout: float
+
+
+class EnsembleMLP(nn.Module):
+    """Predicts the correction to a row's starting point, in signed-log dollars.
+
+    The members share nothing but the pass over the data; their mean is the forecast (Lakshminarayanan et al. 2017,
+    "Deep ensembles").
+    """
+
+    def __init__(self, config: MLPConfig) -> None:
+        super().__init__()
+        self.members = config.members
+        # Code 0, unknown, is the zero vector: near the mean of the others, and never trained.
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, config.members * config.embedding_dim, padding_idx=0) for size in config.category_sizes
+        )
+        for parameter in self.embeddings.parameters():
+            # A new embedding is of unit variance, 0 for the unknown.
+            parameter.detach().mul_(_EMBEDDING_STD)
+        width = config.numeric_width + len(config.category_sizes) * config.embedding_dim
+        sizes = (width, *config.hidden_dims)
+        self.layers = nn.ModuleList(MemberLinear(config.members, size, units) for size, units in pairwise(sizes))
+        self.median = MemberLinear(config.members, sizes[-1], 1)
+        # Training starts at the starting point itself: a correction of about 0.
+        self.median.weight_MDH.detach().mul_(_OUTPUT_SCALE)
+        self.spread = MemberLinear(config.members, sizes[-1], len(QUANTILES) - 1)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, numeric_BF: Tensor, codes_BC: Tensor, _history_BTH: Tensor | None = None) -> Tensor:
+        """The quantiles of the correction that each member proposes, prediction_MBQ; the history is not looked at."""
+        numeric_MBF = numeric_BF.expand(self.members, *numeric_BF.shape)
+        embedded = [
+            embedding(codes_B).unflatten(1, (self.members, -1)).transpose(0, 1)
+            for embedding, codes_B in zip(self.embeddings, codes_BC.unbind(1), strict=True)
+        ]
+        x_MBD = torch.cat([numeric_MBF, *embedded], dim=2)
+        for layer in self.layers:
+            x_MBD = self.dropout(torch.relu(layer(x_MBD)))
+        # The median alone shapes the hidden layers: the forecast is as good as without quantiles.
+        return ordered(self.median(x_MBD), self.spread(x_MBD.detach()))
+
+
+class MemberLinear(nn.Module):
+    """One linear layer per member, as one batched product. He et al. 2015 initialisation."""
+
+    def __init__(self, members: int, size: int, units: int) -> None:
+        super().__init__()
+        self.weight_MDH = nn.Parameter(torch.randn(members, size, units) * (2 / size) ** 0.5)
+        self.bias_M1H = nn.Parameter(torch.zeros(members, 1, units))
+
+    def forward(self, x_MBD: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias_M1H, x_MBD, self.weight_MDH)

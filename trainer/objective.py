@@ -1,0 +1,23 @@
+"""What training minimises.
+
+Shapes: M members, B rows, Q quantiles.
+"""
+
+import torch
+from torch import Tensor
+
+from trainer.dataset import Batch
+from trainer.quantiles import QUANTILES
+
+
+def loss(prediction_MBQ: Tensor, batch: Batch) -> Tensor:
+    """The batch's mean absolute error of the median and pinball loss of the outer quantiles, weighted by row.
+
+    Summed over members, so that each learns as fast as it would alone. Koenker and Bassett 1978, "Regression
+    quantiles": the pinball loss of quantile q is max(q e, (q - 1) e) of the error e = y - f; twice that of the median
+    is the absolute error.
+    """
+    error_MBQ = batch.target[:, None] - prediction_MBQ
+    q_Q = torch.tensor(QUANTILES, device=error_MBQ.device)
+    pinball_MBQ = torch.maximum(q_Q * error_MBQ, (q_Q - 1) * error_MBQ)
+    return 2 * (pinball_MBQ.sum(2) * batch.weight).mean(1).sum()
