@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from trainer.distributed import World, agreed
 from trainer.errors import CheckpointMismatchError, CheckpointWriteError
 
 _logger = logging.getLogger("trainer")
@@ -113,6 +114,21 @@ class CheckpointStore:
 
     def _files(self, kind: str) -> list[Path]:
         return sorted(self.folder.glob(f"{kind}-*.pt"), key=_number)
+
+
+def load_together(store: CheckpointStore, world: World) -> tuple[State, State | None] | None:
+    """`CheckpointStore.load` by the first process, which tells the others: they need not reach the folder.
+
+    Raises:
+        CheckpointMismatchError: on all processes.
+    """
+    buffer = io.BytesIO()
+    with agreed(world):
+        if world.rank == 0:
+            torch.save(store.load(), buffer)
+    content = world.broadcast(buffer.getvalue())
+    loaded: tuple[State, State | None] | None = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return loaded
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 Shapes: N rows, B rows of a batch, F numeric inputs, C categories, T weeks, H numbers a week.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -68,6 +69,7 @@ class Rows:
         dollars in proportion to the level; the full exponent would leave small series untrained.
     actual: float64 dollars.
     is_holiday: 1 in flagged holiday weeks, else 0.
+    mean_weight: what the weights were divided by, so that they are 1 on average.
     """
 
     inputs: Inputs
@@ -76,21 +78,30 @@ class Rows:
     weight: Tensor
     actual: Floats
     is_holiday: Floats
+    mean_weight: float
 
     @classmethod
-    def of(cls, table: pa.Table, encoder: Encoder, spec: TrainSpec, device: torch.device) -> Self:
-        """Encode `table` and put it on `device`."""
+    def of(
+        cls, table: pa.Table, encoder: Encoder, spec: TrainSpec, device: torch.device, mean_weight: float | None = None
+    ) -> Self:
+        """Encode `table` and put it on `device`.
+
+        Args:
+            mean_weight: what weights are divided by, where `table` is a part of the rows; by default its own mean.
+        """
         encoded = encoder.encode(table)
         actual_N, is_holiday_N = floats(table, spec.label), floats(table, spec.holiday)
         weight_N = np.maximum(np.expm1(np.abs(encoded.level)), _SMALLEST_LEVEL) ** _LEVEL_EXPONENT
         weight_N = weight_N * np.where(is_holiday_N > 0, spec.holiday_loss_weight, 1.0)
+        mean_weight = float(weight_N.mean()) if mean_weight is None else mean_weight
         return cls(
             inputs=Inputs.of(encoded, device),
             start=encoded.start,
             target=torch.as_tensor(signed_log(actual_N) - encoded.start, dtype=torch.float32, device=device),
-            weight=torch.as_tensor(weight_N / weight_N.mean(), dtype=torch.float32, device=device),
+            weight=torch.as_tensor(weight_N / mean_weight, dtype=torch.float32, device=device),
             actual=actual_N,
             is_holiday=is_holiday_N,
+            mean_weight=mean_weight,
         )
 
     def __len__(self) -> int:
@@ -112,10 +123,17 @@ class Dataset:
     training_weeks: tuple[str, str]
 
     @classmethod
-    def of(cls, table: pa.Table, spec: TrainSpec, device: torch.device) -> Self:
+    def of(
+        cls,
+        table: pa.Table,
+        spec: TrainSpec,
+        device: torch.device,
+        fit: Callable[[pa.Table, TrainSpec], Encoder] = Encoder.fit,
+    ) -> Self:
         """Split `table`, fit the encoder on its training rows and encode both parts.
 
-        Every process does this for itself: from the same frame the same numbers follow, for less than sending them.
+        Args:
+            fit: gives the encoder, from the training rows.
 
         Raises:
             FrameError: a column is missing, or the table is too short for the split.
@@ -124,7 +142,7 @@ class Dataset:
         training_mask, validation_mask = split_masks(table, spec)
         training_table = table.filter(pa.array(training_mask))
         validation_table = table.filter(pa.array(validation_mask))
-        encoder = Encoder.fit(training_table, spec)
+        encoder = fit(training_table, spec)
         return cls(
             encoder=encoder,
             training=Rows.of(training_table, encoder, spec, device),

@@ -17,6 +17,10 @@ MAX_ROLLBACKS = 3
 ADJUSTMENTS_FILE = "adjustments.json"
 
 
+class DivergenceFoundError(Exception):
+    """The loss is NaN or has exploded. Never leaves `trainer.fitting`."""
+
+
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Adjustments:
     """Changes to what the spec asks for.
