@@ -3,7 +3,7 @@
 <model_output_dir>.checkpoints/
     state-000007.<sha256>.pt   the last three; each names the best model's file
     best-000006.<sha256>.pt    the best models that those three name
-    adjustments.json           what recoveries changed (`trainer.recovery`)
+    adjustments-….json         what recoveries changed (`trainer.recovery`)
 
 A file appears under its name when it is complete and on disk, and its name holds the hash of its content: a write that
 was cut off and a content that rotted are both noticed. All load with `weights_only=True`.
@@ -38,6 +38,8 @@ class CheckpointStore:
         output = Path(model_output_dir)
         self.folder = output.with_name(output.name + ".checkpoints")
         self._owner = {"frame": frame_hash, "spec": spec_hash}
+        #: What recoveries changed. Named after its owner: another training's changes are none of this one's.
+        self.adjustments_file = self.folder / f"adjustments-{frame_hash[:12]}-{spec_hash[:12]}.json"
         self._best_name: str | None = None
         self._best_epoch = 0
 
@@ -89,19 +91,7 @@ class CheckpointStore:
         torch.save(content, buffer)
         data = buffer.getvalue()
         path = self.folder / f"{kind}-{number:06d}.{hashlib.sha256(data).hexdigest()}.pt"
-        for attempt in range(1, _WRITE_TRIES + 1):
-            try:
-                write_durably(path, data)
-            except OSError as error:
-                _logger.warning("checkpoint %s, try %d of %d: %s", path, attempt, _WRITE_TRIES, error.strerror)
-                if attempt == _WRITE_TRIES:
-                    raise CheckpointWriteError(
-                        f"checkpoint {path} of {len(data):,} bytes cannot be written: {error.strerror}; "
-                        f"free there: {_free_bytes(path):,} bytes"
-                    ) from error
-                time.sleep(_PAUSE_SECONDS * 2**attempt)
-            else:
-                break
+        write_patiently(path, data)
         return path
 
     def _check_owner(self, owner: dict[str, str]) -> None:
@@ -129,6 +119,27 @@ def load_together(store: CheckpointStore, world: World) -> tuple[State, State | 
     content = world.broadcast(buffer.getvalue())
     loaded: tuple[State, State | None] | None = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return loaded
+
+
+def write_patiently(path: Path, data: bytes) -> None:
+    """`write_durably`, tried again where it fails.
+
+    Raises:
+        CheckpointWriteError: it failed each time.
+    """
+    for attempt in range(1, _WRITE_TRIES + 1):
+        try:
+            write_durably(path, data)
+        except OSError as error:
+            _logger.warning("%s, try %d of %d: %s", path, attempt, _WRITE_TRIES, error.strerror)
+            if attempt == _WRITE_TRIES:
+                raise CheckpointWriteError(
+                    f"checkpoint file {path} of {len(data):,} bytes cannot be written: {error.strerror}; "
+                    f"free there: {_free_bytes(path):,} bytes"
+                ) from error
+            time.sleep(_PAUSE_SECONDS * 2 ** (attempt - 1))
+        else:
+            return
 
 
 def write_durably(path: Path, data: bytes) -> None:

@@ -1,8 +1,6 @@
 """A training that recovers: tries from the last checkpoint, each with what the one before taught."""
 
 import gc
-import json
-from dataclasses import asdict
 
 import torch
 
@@ -16,7 +14,12 @@ from trainer.training import EpochReport, Fitted, Surroundings, Training
 
 
 def fit(
-    config: ModelConfig, batches: Batches, validation: Rows, spec: TrainSpec, around: Surroundings
+    config: ModelConfig,
+    batches: Batches,
+    validation: Rows,
+    spec: TrainSpec,
+    around: Surroundings,
+    adjustments: Adjustments,
 ) -> tuple[Fitted, list[EpochReport]]:
     """Train to the end, whatever recoveries that takes.
 
@@ -30,9 +33,7 @@ def fit(
         Interrupted: a process was asked to stop.
         CheckpointWriteError: a checkpoint could not be written.
     """
-    world, folder = around.world, around.checkpoints.folder
-    kept = json.dumps(asdict(Adjustments.load(folder))).encode() if world.rank == 0 else b""
-    adjustments = Adjustments(**json.loads(world.broadcast(kept)))
+    world, file = around.world, around.checkpoints.adjustments_file
     recovering = False
     while True:
         training = None
@@ -50,7 +51,7 @@ def fit(
             kind, cure = "cuda_out_of_memory", f"{error}; a batch is computed in twice as many parts, block by block"
         recovering = True
         if kind == "cuda_out_of_memory" or world.rank == 0:
-            adjustments.save(folder)
+            adjustments.save(file)
         if kind == "cuda_out_of_memory" and world.size > 1:
             raise OutOfDeviceMemoryError(f"{cure} when all processes are started again")
         around.report.event(

@@ -11,9 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from trainer.dataset import Inputs
+from trainer.frame import require_columns
+from trainer.history import History
 from trainer.inputs import Encoder
 from trainer.level import Floats, signed_exp
 from trainer.quantiles import MEDIAN
+from trainer.windows import read_windows
 
 _ROWS_AT_ONCE = 16_384
 
@@ -40,8 +43,10 @@ class Forecaster:
 
         The 50 % quantile is the forecast. The rest as `predict`.
         """
-        encoded = self.encoder.encode(table)
-        correction_NQ = mean_correction(self.model, Inputs.of(encoded, torch.device("cpu")))
+        require_columns(table, self.encoder.columns)
+        encoded, device = self.encoder.encode(table), torch.device("cpu")
+        history = History.of_windows(read_windows(table), encoded, device) if self.encoder.reads_windows else None
+        correction_NQ = mean_correction(self.model, Inputs.of(encoded, history, device))
         return signed_exp(encoded.start[:, None] + correction_NQ.numpy().astype(np.float64))
 
 

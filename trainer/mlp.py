@@ -11,6 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from trainer.layers import ParallelLinear
 from trainer.quantiles import QUANTILES, ordered
 
 _EMBEDDING_STD = 0.1
@@ -53,11 +54,11 @@ class EnsembleMLP(nn.Module):
             parameter.detach().mul_(_EMBEDDING_STD)
         width = config.numeric_width + len(config.category_sizes) * config.embedding_dim
         sizes = (width, *config.hidden_dims)
-        self.layers = nn.ModuleList(MemberLinear(config.members, size, units) for size, units in pairwise(sizes))
-        self.median = MemberLinear(config.members, sizes[-1], 1)
+        self.layers = nn.ModuleList(ParallelLinear(config.members, size, units) for size, units in pairwise(sizes))
+        self.median = ParallelLinear(config.members, sizes[-1], 1)
         # Training starts at the starting point itself: a correction of about 0.
-        self.median.weight_MDH.detach().mul_(_OUTPUT_SCALE)
-        self.spread = MemberLinear(config.members, sizes[-1], len(QUANTILES) - 1)
+        self.median.weight_PDH.detach().mul_(_OUTPUT_SCALE)
+        self.spread = ParallelLinear(config.members, sizes[-1], len(QUANTILES) - 1)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, numeric_BF: Tensor, codes_BC: Tensor, _history_BTH: Tensor | None = None) -> Tensor:
@@ -72,15 +73,3 @@ class EnsembleMLP(nn.Module):
             x_MBD = self.dropout(torch.relu(layer(x_MBD)))
         # The median alone shapes the hidden layers: the forecast is as good as without quantiles.
         return ordered(self.median(x_MBD), self.spread(x_MBD.detach()))
-
-
-class MemberLinear(nn.Module):
-    """One linear layer per member, as one batched product. He et al. 2015 initialisation."""
-
-    def __init__(self, members: int, size: int, units: int) -> None:
-        super().__init__()
-        self.weight_MDH = nn.Parameter(torch.randn(members, size, units) * (2 / size) ** 0.5)
-        self.bias_M1H = nn.Parameter(torch.zeros(members, 1, units))
-
-    def forward(self, x_MBD: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias_M1H, x_MBD, self.weight_MDH)

@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from trainer.checkpoint import write_durably
+from trainer.checkpoint import write_patiently
+from trainer.distributed import World
 from trainer.errors import DivergedError, OutOfDeviceMemoryError
 
 MAX_ROLLBACKS = 3
-ADJUSTMENTS_FILE = "adjustments.json"
 
 
 class DivergenceFoundError(Exception):
@@ -23,13 +23,15 @@ class DivergenceFoundError(Exception):
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Adjustments:
-    """Changes to what the spec asks for.
+    """Changes to what the spec asks for, and what it left open.
 
+    loading: how the frame is loaded, "memory" or "stream", once that is decided: the order of rows depends on it.
     rollbacks: how often the loss diverged; each halves the learning rate.
     memory_splits: how often the device ran out of memory; each halves the part of a batch that is computed at a time.
         The step still averages the gradients of the whole batch, so what is learned does not change.
     """
 
+    loading: str = ""
     rollbacks: int = 0
     memory_splits: int = 0
 
@@ -73,12 +75,25 @@ class Adjustments:
             )
         return replace(self, memory_splits=self.memory_splits + 1)
 
-    def save(self, folder: Path) -> None:
-        """Keep them for the next start."""
-        write_durably(folder / ADJUSTMENTS_FILE, json.dumps(asdict(self)).encode())
+    def save(self, file: Path) -> None:
+        """Keep them for the next start.
+
+        Raises:
+            CheckpointWriteError: they could not be written.
+        """
+        write_patiently(file, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """The JSON document."""
+        return json.dumps(asdict(self))
 
     @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Those kept in `folder`, or none at all."""
-        file = folder / ADJUSTMENTS_FILE
+    def load(cls, file: Path) -> Self:
+        """Those kept in `file`, or none at all."""
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else cls()
+
+
+def adjustments_together(file: Path, world: World) -> Adjustments:
+    """Those that the first process finds in `file`, on all processes."""
+    kept = Adjustments.load(file).to_json() if world.rank == 0 else ""
+    return Adjustments(**json.loads(world.broadcast(kept.encode())))

@@ -16,7 +16,8 @@ from trainer.errors import SpecError
 FEAST_SOURCES = ("postgres_ray", "feast_file")
 DATA_SOURCES = ("direct", *FEAST_SOURCES)
 LOADINGS = ("auto", "memory", "stream")
-MODEL_TYPES = ("mlp",)
+MODEL_TYPES = ("mlp", "tft")
+SEQUENCE_MODELS = ("tft",)
 BACKENDS = ("auto", "gloo", "nccl")
 AMP_DTYPES = ("auto", "bfloat16", "float16")
 
@@ -55,17 +56,22 @@ class TrainSpec:
         loading: "memory" holds the frame as tensors, "stream" reads it chunk by chunk in each epoch, "auto" streams
             a frame that would take more than half of the free memory.
         retrieval_timeout_sec: seconds the other processes wait for a Feast source.
-        model_type: "mlp".
+        model_type: "mlp", or "tft": a Temporal Fusion Transformer, which also reads the sales of the year before week
+            by week.
         label: column of dollars to forecast; never an input.
         timestamp: column of the row's week.
         holiday: boolean column; its weeks weigh more in the loss and in WMAE.
         group: column whose rows share a season and, for cold starts, a level.
+        series: columns that tell one series from another.
         numeric_features: columns the model reads as numbers. The default leaves out what did not earn its place in
             forecasts of later weeks; any other column may be added.
         categorical_features: columns the model embeds; a value unseen in training is allowed later.
-        hidden_dims: units of each hidden layer of one member.
-        members: networks trained side by side, each on its own start; the forecast is their mean.
-        embedding_dim: size of each category's embedding in one member.
+        hidden_dims: units of each hidden layer of one member of the MLP.
+        members: of the MLP, networks trained side by side, each on its own start; the forecast is their mean.
+        embedding_dim: size of each category's embedding in one member of the MLP.
+        tft_hidden_size: units of every layer of the TFT.
+        tft_num_heads: attention heads of the TFT; a divisor of its hidden size.
+        tft_lstm_layers: layers of the TFT's LSTM encoder and decoder.
         dropout: share of hidden units dropped; with 0 a run does not depend on the number of processes.
         num_epochs: passes over the training rows; the learning rate decays to 0 over all of them.
         batch_size: rows per step over all processes together; smaller frames take smaller batches.
@@ -101,11 +107,15 @@ class TrainSpec:
     timestamp: str = "event_timestamp"
     holiday: str = "is_holiday"
     group: str = "dept"
+    series: tuple[str, ...] = ("store", "dept")
     numeric_features: tuple[str, ...] = DEFAULT_NUMERIC_FEATURES
     categorical_features: tuple[str, ...] = DEFAULT_CATEGORICAL_FEATURES
     hidden_dims: tuple[int, ...] = (64, 32)
     members: int = 8
     embedding_dim: int = 16
+    tft_hidden_size: int = 16
+    tft_num_heads: int = 4
+    tft_lstm_layers: int = 1
     dropout: float = 0.0
     num_epochs: int = 5
     batch_size: int = 2048
@@ -134,16 +144,27 @@ class TrainSpec:
         wants_feast = self.data_source in FEAST_SOURCES
         self._check("feast_repo_path", bool(self.feast_repo_path) or not wants_feast, "a directory, for a Feast source")
         self._check("cutoff_date", not self.cutoff_date or _is_date(self.cutoff_date), "a date as YYYY-MM-DD, or empty")
-        for name in ("frame_path", "model_output_dir", "label", "timestamp", "holiday", "group", "numeric_features"):
+        texts = (
+            "frame_path",
+            "model_output_dir",
+            "label",
+            "timestamp",
+            "holiday",
+            "group",
+            "series",
+            "numeric_features",
+        )
+        for name in texts:
             self._check(name, len(getattr(self, name)) > 0, "not empty")
         for name in ("numeric_features", "categorical_features"):
             columns = getattr(self, name)
             self._check(name, len(set(columns)) == len(columns), "columns named once")
             self._check(name, self.label not in columns, f"columns without the label {self.label!r}")
         self._check("hidden_dims", bool(self.hidden_dims) and min(self.hidden_dims) >= 1, "numbers of units, 1 or more")
-        positive = ("members", "embedding_dim", "num_epochs", "batch_size", "early_stopping_patience", "val_size")
-        for name in (*positive, "chunk_size", "accumulation_steps", "checkpoint_every"):
+        for name in _AT_LEAST_ONE:
             self._check(name, getattr(self, name) >= 1, "1 or more")
+        heads = self.tft_num_heads
+        self._check("tft_num_heads", heads >= 1 and self.tft_hidden_size % heads == 0, "a divisor of tft_hidden_size")
         for name in ("gap_weeks", "seed", "weight_decay", "sample_size"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "grad_clip_norm", "holiday_loss_weight", "timeout_sec", "retrieval_timeout_sec"):
@@ -205,6 +226,10 @@ class TrainSpec:
             raise SpecError(f"spec file {path} cannot be read: {error.strerror}") from error
 
 
+_AT_LEAST_ONE = (
+    *("members", "embedding_dim", "tft_hidden_size", "tft_lstm_layers", "num_epochs", "batch_size", "val_size"),
+    *("early_stopping_patience", "chunk_size", "accumulation_steps", "checkpoint_every"),
+)
 _CHOICES = {
     "data_source": DATA_SOURCES,
     "loading": LOADINGS,

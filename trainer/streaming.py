@@ -2,8 +2,8 @@
 
 The training rows, in the order of the frame, are cut into as many equal lanes as there are loading processes in all.
 A lane goes through its pieces of chunks in a new order each epoch, several at a time, whose rows it mixes.
-A lane that ends short of a full batch fills it up with rows of weight 0, so that every lane takes equally many steps and
-every row is learned from once.
+A lane that ends short of a full batch fills it up with rows of weight 0, so that every lane takes equally many steps
+and every row is learned from once.
 
 Shapes: N rows, B rows of one process's share of a batch.
 """
@@ -27,6 +27,7 @@ from trainer.frame import Split, evenly_spaced, week_numbers
 from trainer.inputs import Encoder
 from trainer.sampling import global_batch_size
 from trainer.spec import TrainSpec
+from trainer.windows import SalesPanel
 
 _PIECES_AT_ONCE = 4
 _MAX_WORKERS = 8
@@ -50,6 +51,7 @@ class StreamedRows:
     split: Split
     encoder: Encoder
     spec: TrainSpec
+    panel: SalesPanel | None
     mean_weight: float
 
     def __len__(self) -> int:
@@ -106,7 +108,7 @@ def available_workers() -> int:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class _Piece:
-    """The training rows of a chunk from `first` to below `last`; `offset` is the number of those in chunks before it."""
+    """The training rows of a chunk from `first` to below `last`; `offset` counts those of the chunks before it."""
 
     chunk: str
     first: int
@@ -181,7 +183,7 @@ class _Lanes(IterableDataset[_Sample]):
 
     def _encode(self, table: pa.Table) -> Rows:
         rows = self._rows
-        return Rows.of(table, rows.encoder, rows.spec, torch.device("cpu"), rows.mean_weight)
+        return Rows.of(table, rows.encoder, rows.spec, rows.panel, torch.device("cpu"), rows.mean_weight)
 
 
 def _sample(rows: Rows, first: int, share: int) -> _Sample:

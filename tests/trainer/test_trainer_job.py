@@ -10,8 +10,8 @@ from dagster_pipes import encode_param
 from trainer_frames import made_up_table, publish_frame
 
 from trainer.bundle import bundle_hash, read_sidecar
+from trainer.sampling import global_batch_size
 from trainer.spec import TrainSpec
-from trainer.training import global_batch_size
 
 PROCESSES = {
     "one": [sys.executable, "-m", "trainer"],
@@ -80,7 +80,8 @@ def test_epochs_and_the_result_reach_dagster(under_dagster: Path) -> None:
     ]
     assert set(epochs[0]) == {
         *("type", "epoch", "num_epochs", "training_loss", "validation_loss", "wmae", "rmse", "mae", "wape", "mape"),
-        *("learning_rate", "epoch_duration_sec", "rows_per_second"),
+        *("learning_rate", "epoch_duration_sec", "rows_per_second", "gpu_utilization", "memory_allocated_gb"),
+        *("progressPercentage", "estimatedRemainingSeconds", "currentStep", "totalSteps"),
     }
     (result,) = [m["params"] for m in sent if m["method"] == "report_asset_materialization"]
     assert result["data_version"] == bundle_hash(bundle)
@@ -99,7 +100,7 @@ def test_mistake_of_the_caller_is_one_line_and_a_message_to_dagster(tmp_path: Pa
     finished = run_trainer(spec, tmp_path, processes=processes, pipes=True)
     expected = "the frame spans 20 weeks; val_size 18 and gap_weeks 4 with 8 weeks of training need 30"
     assert finished.stderr.count(expected) == 1
-    assert {"type": "error", "message": expected} in [(m["params"] or {}).get("payload") for m in messages(tmp_path)]
+    assert {"type": "error", "kind": "user_error", "message": expected} in [(m["params"] or {}).get("payload") for m in messages(tmp_path)]
     assert not (tmp_path / "bundle").exists()
     if processes == "one":
         assert (finished.returncode, finished.stderr) == (2, f"trainer: {expected}\n")
