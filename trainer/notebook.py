@@ -1,14 +1,12 @@
-"""The way in for `CustomTrainer(func=training_func, func_args={...})` of the Kubeflow SDK, and for notebooks.
+"""The way in for notebooks, and for `CustomTrainer(func=training_func, func_args={"parameters": {...}})`.
 
-The SDK ships the text of a function and nothing around it, through a shell: so its body imports what it needs, and has
-no dollar sign and no backslash in it.
+The Kubeflow SDK ships the text of the function and nothing around it, through a shell: so it imports what it needs,
+names nothing of this module, and has no dollar sign and no backslash in it.
 """
 
-from typing import Any
 
-
-def training_func(parameters: dict[str, Any]) -> None:
-    """Train by `parameters`, the fields of `trainer.spec.TrainSpec`; a failure exits the process, as `trainer` does."""
+def training_func(parameters: dict[str, object]) -> None:
+    """Train by `parameters`, the fields of `trainer.spec.TrainSpec`; a failure ends the process."""
     from trainer.entry import train_or_exit
 
     train_or_exit(parameters)

@@ -100,7 +100,9 @@ def test_mistake_of_the_caller_is_one_line_and_a_message_to_dagster(tmp_path: Pa
     finished = run_trainer(spec, tmp_path, processes=processes, pipes=True)
     expected = "the frame spans 20 weeks; val_size 18 and gap_weeks 4 with 8 weeks of training need 30"
     assert finished.stderr.count(expected) == 1
-    assert {"type": "error", "kind": "user_error", "message": expected} in [(m["params"] or {}).get("payload") for m in messages(tmp_path)]
+    assert {"type": "error", "kind": "user_error", "message": expected} in [
+        (m["params"] or {}).get("payload") for m in messages(tmp_path)
+    ]
     assert not (tmp_path / "bundle").exists()
     if processes == "one":
         assert (finished.returncode, finished.stderr) == (2, f"trainer: {expected}\n")
