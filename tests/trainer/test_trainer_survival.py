@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from trainer_frames import made_up_table, publish_frame
 
-from trainer import entry
+from trainer import entry, job
 from trainer.bundle import bundle_hash, read_sidecar
 from trainer.checkpoint import CheckpointStore
 from trainer.report import Report
@@ -37,6 +37,14 @@ class Events:
     def error(self) -> tuple[str, str]:
         (event,) = self.of("error")
         return event["kind"], event["message"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures() -> Iterator[None]:
+    """They take longer than the trainings of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job, "write_plots", lambda *_: None)
+        yield
 
 
 @pytest.fixture
@@ -181,8 +189,7 @@ def test_loss_that_is_not_a_number_rolls_back_and_goes_on_at_half_the_rate(spec:
     assert "not finite by step" in recovered["message"]
     assert all(epoch["wmae"] > 0 for epoch in scores(spec.model_output_dir))
     rates = [event["learning_rate"] for event in events.of("epoch")]
-    calm = Events()
-    assert rates[0] == pytest.approx(0.5 * 4e-3 * 0.5, rel=0.1), calm
+    assert rates[0] == pytest.approx(4e-3 * 0.5 * 0.5)  # half of the peak after half of the steps, and half of that
 
 
 def test_exploding_loss_rolls_back(spec: TrainSpec, events: Events) -> None:
