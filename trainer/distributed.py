@@ -94,7 +94,12 @@ def joined_world(spec: TrainSpec) -> Iterator[World]:
         yield World(rank=rank, size=size, device=device)
         return
     try:
-        dist.init_process_group("gloo", timeout=timedelta(seconds=spec.timeout_sec))
+        timeout = timedelta(seconds=spec.timeout_sec)
+        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        # torchrun keeps one store over all restarts: without a prefix a process may read the addresses of dead ones,
+        # and wait for them (pytorch issue 135712).
+        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
         _check_sum(None, torch.device("cpu"))
         yield World(rank=rank, size=size, device=device, gradients=_gradient_group(spec, device))
     except RuntimeError as error:
