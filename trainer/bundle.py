@@ -29,7 +29,7 @@ MODEL_FILE = "best_model.pt"
 SIDECAR_FILE = "bundle.json"
 
 
-def write_bundle(directory: Path, *, fitted: Fitted, encoder: Encoder, facts: Mapping[str, Any]) -> None:
+def write_bundle(directory: Path, *, fitted: Fitted, forecaster: Forecaster, facts: Mapping[str, Any]) -> None:
     """Write model and sidecar to `directory`, beside files for people that are there already.
 
     Args:
@@ -45,7 +45,8 @@ def write_bundle(directory: Path, *, fitted: Fitted, encoder: Encoder, facts: Ma
         },
         directory / MODEL_FILE,
     )
-    sidecar = {**facts, "encoder": encoder.to_dict(), "files": _file_hashes(directory)}
+    described = {"encoder": forecaster.encoder.to_dict(), "spread": forecaster.spread}
+    sidecar = {**facts, **described, "files": _file_hashes(directory)}
     (directory / SIDECAR_FILE).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -76,7 +77,8 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
     checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
     model = build_model(config_from_dict(checkpoint["MODEL_CONFIG"]))
     model.load_state_dict(checkpoint["MODEL_STATE"])
-    return Forecaster(encoder=Encoder.from_dict(sidecar["encoder"]), model=model)
+    below, above = sidecar["spread"]
+    return Forecaster(encoder=Encoder.from_dict(sidecar["encoder"]), model=model, spread=(below, above))
 
 
 def read_sidecar(path: Path | str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.baselines import BASELINE_COLUMNS
-from trainer.frame import floats, require_columns, split_masks, week_span
+from trainer.frame import evenly_spaced, floats, require_columns, split_masks, week_span
 from trainer.history import History
 from trainer.inputs import Encoded, Encoder
 from trainer.level import Floats, signed_log
@@ -127,12 +127,17 @@ class Rows:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Dataset:
-    """A frame made ready for training, and its validation rows as they came."""
+    """A frame made ready for training.
+
+    validation_table: the validation rows as a forecaster reads them.
+    gap_table: likewise the rows between training and validation, neither learned from nor scored.
+    """
 
     encoder: Encoder
     training: Rows
     validation: Rows
     validation_table: pa.Table
+    gap_table: pa.Table
     training_weeks: tuple[str, str]
 
     @classmethod
@@ -154,6 +159,9 @@ class Dataset:
         require_columns(table, [spec.label, spec.holiday, *BASELINE_COLUMNS])
         training_mask, validation_mask = split_masks(table, spec)
         training_table = table.filter(pa.array(training_mask))
+        rows = training_table.num_rows
+        training_table = training_table.filter(pa.array(evenly_spaced(0, rows, rows, spec.sample_size)))
+        gap_table = table.filter(pa.array(~(training_mask | validation_mask)))
         validation_table = table.filter(pa.array(validation_mask))
         encoder = fit(training_table, spec)
         panel = None
@@ -163,7 +171,7 @@ class Dataset:
             encoder=encoder,
             training=Rows.of(training_table, encoder, spec, panel, device),
             validation=Rows.of(validation_table, encoder, spec, panel, device),
-            # With its windows, so that a forecaster can read it as it reads any table.
             validation_table=with_windows(validation_table, panel) if panel else validation_table,
+            gap_table=with_windows(gap_table, panel) if panel else gap_table,
             training_weeks=week_span(training_table, spec.timestamp),
         )

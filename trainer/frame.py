@@ -161,7 +161,7 @@ class Split:
 
 
 def split_masks(table: pa.Table, spec: TrainSpec) -> tuple[Mask, Mask]:
-    """Which rows are trained, `sample_size` of them at most, and which are validated; as `Split.of`.
+    """Which rows may be trained on and which are validated; as `Split.of`.
 
     Raises:
         FrameError: the table is too short for that split.
@@ -170,9 +170,7 @@ def split_masks(table: pa.Table, spec: TrainSpec) -> tuple[Mask, Mask]:
     if not table.num_rows:
         raise _too_short(0, MIN_TRAINING_WEEKS + spec.gap_weeks + spec.val_size, spec)
     ends = pc.min_max(table[spec.timestamp]).as_py()
-    training_N, validation_N = Split.of(ends["min"], ends["max"], spec).masks(week_numbers(table, spec.timestamp))
-    training_N[training_N] = evenly_spaced(0, int(training_N.sum()), int(training_N.sum()), spec.sample_size)
-    return training_N, validation_N
+    return Split.of(ends["min"], ends["max"], spec).masks(week_numbers(table, spec.timestamp))
 
 
 def evenly_spaced(first: int, last: int, total: int, wanted: int) -> Mask:

@@ -27,12 +27,13 @@ _SHARE_OF_FREE_MEMORY = 0.5
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Prepared:
-    """What a training needs of a frame. Validation rows are in memory, and as they came in `validation_table`."""
+    """What a training needs of a frame; all but the batches as in `trainer.dataset.Dataset`."""
 
     encoder: Encoder
     batches: Batches
     validation: Rows
     validation_table: pa.Table
+    gap_table: pa.Table
     training_rows: int
     training_weeks: tuple[str, str]
 
@@ -94,6 +95,7 @@ def _in_memory(spec: TrainSpec, world: World) -> Prepared:
         batches=MemoryBatches(data.training, largest=spec.batch_size, seed=spec.seed, world=world),
         validation=data.validation,
         validation_table=data.validation_table,
+        gap_table=data.gap_table,
         training_rows=len(data.training),
         training_weeks=data.training_weeks,
     )
@@ -126,8 +128,9 @@ def _streamed(manifest: Manifest, spec: TrainSpec, world: World) -> Prepared:
         encoder=rows.encoder,
         batches=StreamedBatches(rows, largest=spec.batch_size, world=world, workers=available_workers()),
         validation=Rows.of(found.validation, rows.encoder, spec, panel, world.device),
-        # With its windows, so that a forecaster can read it as it reads any table.
+        # With their windows, so that a forecaster can read them as it reads any table.
         validation_table=with_windows(found.validation, panel) if panel else found.validation,
+        gap_table=with_windows(found.gap, panel) if panel else found.gap,
         training_rows=len(rows),
         training_weeks=found.training_weeks,
     )

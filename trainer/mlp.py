@@ -16,6 +16,7 @@ from trainer.quantiles import QUANTILES, ordered
 
 _EMBEDDING_STD = 0.1
 _OUTPUT_SCALE = 0.01
+_SPREAD_UNITS = 32
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -58,7 +59,7 @@ class EnsembleMLP(nn.Module):
         self.median = ParallelLinear(config.members, sizes[-1], 1)
         # Training starts at the starting point itself: a correction of about 0.
         self.median.weight_PDH.detach().mul_(_OUTPUT_SCALE)
-        self.spread = ParallelLinear(config.members, sizes[-1], len(QUANTILES) - 1)
+        self.spread = Spread(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, numeric_BF: Tensor, codes_BC: Tensor, _history_BTH: Tensor | None = None) -> Tensor:
@@ -71,5 +72,30 @@ class EnsembleMLP(nn.Module):
         x_MBD = torch.cat([numeric_MBF, *embedded], dim=2)
         for layer in self.layers:
             x_MBD = self.dropout(torch.relu(layer(x_MBD)))
-        # The median alone shapes the hidden layers: the forecast is as good as without quantiles.
-        return ordered(self.median(x_MBD), self.spread(x_MBD.detach()))
+        return ordered(self.median(x_MBD), self.spread(numeric_BF, codes_BC))
+
+
+class Spread(nn.Module):
+    """How far the outer quantiles are from the median: a small network of its own, one for all members.
+
+    What tells large errors from small ones is not what tells high sales from low ones; and the members' medians learn
+    as if it were not there.
+    """
+
+    def __init__(self, config: MLPConfig) -> None:
+        super().__init__()
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, _SPREAD_UNITS, padding_idx=0) for size in config.category_sizes
+        )
+        for parameter in self.embeddings.parameters():
+            parameter.detach().mul_(_EMBEDDING_STD)
+        self.input = nn.Linear(config.numeric_width, _SPREAD_UNITS)
+        self.out = nn.Linear(_SPREAD_UNITS, len(QUANTILES) - 1)
+
+    def forward(self, numeric_BF: Tensor, codes_BC: Tensor) -> Tensor:
+        """spread_B2, for `trainer.quantiles.ordered`."""
+        x_BH = self.input(numeric_BF)
+        for embedding, codes_B in zip(self.embeddings, codes_BC.unbind(1), strict=True):
+            x_BH = x_BH + embedding(codes_B)
+        spread_B2: Tensor = self.out(torch.relu(x_BH))
+        return spread_B2

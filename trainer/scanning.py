@@ -26,6 +26,7 @@ class Scan:
     training_rows: of each chunk.
     training_weeks: the first and the last one's date, as YYYY-MM-DD.
     validation: all validation rows.
+    gap: all rows between training and validation.
     fitted: a million training rows at most, evenly spaced, to fit an encoder on.
     labels: series, timestamp and label of all rows, for a model that reads sales by week; else None.
     """
@@ -35,6 +36,7 @@ class Scan:
     training_rows: tuple[int, ...]
     training_weeks: tuple[str, str]
     validation: pa.Table
+    gap: pa.Table
     fitted: pa.Table
     labels: pa.Table | None
 
@@ -80,11 +82,12 @@ def _kept_rows(
 ) -> dict[str, Any]:
     total, offset = sum(training_rows), 0
     wanted = min(_FITTED_ROWS, spec.sample_size or total)
-    validation, fitted, labels = [], [], []
+    validation, gap, fitted, labels = [], [], [], []
     for chunk, sha256, rows in zip(manifest.chunks, manifest.sha256, training_rows, strict=True):
         table = read_chunk(chunk, sha256, list(columns))
         training_N, validation_N = split.masks(week_numbers(table, spec.timestamp))
         validation.append(table.filter(pa.array(validation_N)))
+        gap.append(table.filter(pa.array(~(training_N | validation_N))))
         index_N = np.flatnonzero(training_N)[evenly_spaced(offset, offset + rows, total, wanted)]
         fitted.append(table.take(pa.array(index_N)))
         if spec.model_type in SEQUENCE_MODELS:
@@ -92,6 +95,7 @@ def _kept_rows(
         offset += rows
     return {
         "validation": pa.concat_tables(validation),
+        "gap": pa.concat_tables(gap),
         "fitted": pa.concat_tables(fitted),
         "labels": pa.concat_tables(labels) if labels else None,
     }

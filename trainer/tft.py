@@ -93,7 +93,7 @@ class TemporalFusionTransformer(nn.Module):
         attended_BD = self.attention(enriched_BLD, functional.pad(missing_BT, (0, 1)))
         attended_BD = self.attention_gate(attended_BD, enriched_BLD[:, -1])  # eq. 20
         output_BD = self.output_gate(self.feed_forward(attended_BD), temporal_BLD[:, -1])  # eqs 21, 22
-        return ordered(self.median(output_BD), self.spread(output_BD.detach()))[None]
+        return ordered(self.median(output_BD)[None], self.spread(output_BD))
 
 
 class GatedLinearUnit(nn.Module):
