@@ -15,6 +15,7 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
 
 from trainer import errors
 from trainer.errors import CollectiveError, TrainerError, TrainingFailure
@@ -98,7 +99,7 @@ def joined_world(spec: TrainSpec) -> Iterator[World]:
         store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
         # torchrun keeps one store over all restarts: without a prefix a process may read the addresses of dead ones,
         # and wait for them (pytorch issue 135712).
-        store = dist.PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
         _check_sum(None, torch.device("cpu"))
         yield World(rank=rank, size=size, device=device, gradients=_gradient_group(spec, device))

@@ -64,11 +64,10 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return publish_frame(made_up_table(weeks=90), tmp_path_factory.mktemp("survival") / "frame")
 
 
-@pytest.fixture
-def spec(frame: Path, tmp_path: Path) -> TrainSpec:
+def small_spec(frame: Path, bundle: Path) -> TrainSpec:
     return TrainSpec(
         frame_path=str(frame),
-        model_output_dir=str(tmp_path / "bundle"),
+        model_output_dir=str(bundle),
         hidden_dims=(8,),
         members=2,
         num_epochs=2,
@@ -77,12 +76,16 @@ def spec(frame: Path, tmp_path: Path) -> TrainSpec:
     )
 
 
+@pytest.fixture
+def spec(frame: Path, tmp_path: Path) -> TrainSpec:
+    return small_spec(frame, tmp_path / "bundle")
+
+
 @pytest.fixture(scope="module")
 def undisturbed(frame: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of `spec`, without anything happening on the way."""
     bundle = tmp_path_factory.mktemp("undisturbed") / "bundle"
-    fields = {"hidden_dims": (8,), "members": 2, "num_epochs": 2, "dropout": 0.1, "checkpoint_every": 4}
-    assert train(TrainSpec(frame_path=str(frame), model_output_dir=str(bundle), **fields)) == 0
+    assert train(small_spec(frame, bundle)) == 0
     return bundle
 
 
