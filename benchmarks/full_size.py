@@ -55,6 +55,7 @@ def stock_store(settings: PostgresSettings, *, offline: bool = False, **online_s
     variables = _variables(settings) | {"FEAST_REGISTRY_URL": settings.sqlalchemy_url(schema=schema)}
     config = _fill(yaml.safe_load((REPO_PATH / "feature_store.yaml").read_text()), variables)
     config["online_store"].pop("redis_url", None)
+    config["provider"] = "local"
     if offline:
         config["offline_store"]["type"] = "postgres"
     config["online_store"] |= {"type": "postgres", "db_schema": "stock_online", **online_store}

@@ -5,6 +5,7 @@ row, and reads results cell by cell. Here a retrieval is one statement (``point_
 row per entity row, in the entity rows' order, and its result comes as Arrow (``retrieval_job``).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import RepoConfig
 from feast.utils import compute_non_entity_date_range
 
+from feature_repo.offline_write import upsert
 from feature_repo.point_in_time import Plan, ViewQuery, events_query, newest_query, point_in_time_query, quote
 from feature_repo.retrieval_job import ENTITY_TABLE, ArrowRetrievalJob, LazyMetadata, fetch
 from feature_repo.source_indexes import best_plan
@@ -159,6 +161,15 @@ class PointInTimePostgresOfflineStore(PostgreSQLOfflineStore):
         )
         keys = [column for column in join_key_columns if column != DUMMY_ENTITY_ID]
         return ArrowRetrievalJob(query=_with_dummy_key(stock.to_sql(), keys), config=config, full_feature_names=False)
+
+    @staticmethod
+    def offline_write_batch(
+        config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
+    ) -> None:
+        """See ``offline_write.upsert``, which Feast's ``write_to_offline_store`` ends in."""
+        upsert(config, feature_view, table)
+        if progress:
+            progress(table.num_rows)
 
 
 def _with_dummy_key(query: str, keys: list[str]) -> str:

@@ -5,7 +5,8 @@ and to parse. Here ``SELECT * … WHERE store = 1 AND dept = 7`` shows what is s
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
 
@@ -108,6 +109,11 @@ class ViewTable:
         """The feature columns by name."""
         return {column.name: column for column in self.features}
 
+    def part(self, names: Iterable[str]) -> "ViewTable":
+        """The same table with only these features, in the table's order."""
+        given = set(names)
+        return replace(self, features=tuple(column for column in self.features if column.name in given))
+
     @property
     def columns(self) -> dict[str, str]:
         """All column names with their SQL types, in the order of written rows."""
@@ -132,7 +138,10 @@ class ViewTable:
         return f"CREATE TABLE {self.qualified} ({columns}, PRIMARY KEY ({keys}))"
 
     def upsert(self, source: str) -> str:
-        """The statement that takes over ``source``, but no row that is older than the one in its place."""
+        """The statement that takes over ``source``, but no row that is older than the one in its place.
+
+        Features that are not among this part's keep the values that they have.
+        """
         names = ", ".join(quote(name) for name in self.columns)
         keys = ", ".join(quote(key.name) for key in self.keys)
         values = ", ".join(f"{quote(n)} = EXCLUDED.{quote(n)}" for n in (EVENT, CREATED, *self.feature))

@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar
 
 import psycopg
@@ -11,6 +12,7 @@ from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from feature_repo.online_layout import EVENT, Row, ViewRequest, ViewTable, quote, select
+from feature_repo.online_rows import WrittenRow, batches
 
 T = TypeVar("T")
 
@@ -23,6 +25,10 @@ _INCOMING = "incoming"
 
 class OnlineStoreUnavailableError(RuntimeError):
     """The online store's server did not answer; the message names it and says what to do."""
+
+
+class ChangedDefinitionError(LookupError):
+    """A feature's type in the online store is not the one that this process knows; the message says what to do."""
 
 
 class PostgresRows:
@@ -38,7 +44,14 @@ class PostgresRows:
         """The rows of each request, in the order of its keys, all from one statement."""
         query = select(tuple((request.table, request.features) for request in requests))
         keys = [values for request in requests for values in request.key_values]
-        rows = self._run(lambda connection: connection.execute(query, keys, binary=True).fetchall())
+        expected = [(request.table, (EVENT, *request.features)) for request in requests]
+
+        def work(connection: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
+            cursor = connection.execute(query, keys, binary=True)
+            _require_types(cursor, expected)
+            return cursor.fetchall()
+
+        rows = self._run(work)
         result: list[list[Row]] = []
         start = 0
         for request in requests:
@@ -47,24 +60,34 @@ class PostgresRows:
             start = end
         return result
 
-    def write(self, table: ViewTable, rows: Iterable[tuple[Any, ...]]) -> None:
-        """Take over ``rows`` (the values of ``table.columns``, keys distinct) in one transaction, but no older ones."""
+    def write(self, table: ViewTable, rows: Iterable[WrittenRow]) -> None:
+        """Take over ``rows`` in one transaction, but none that is older than the one in its place.
+
+        A feature that a row does not give keeps the value that it has.
+        """
+        parts = [(table.part(names), part) for names, part in batches(rows)]
 
         def work(connection: psycopg.Connection[Any]) -> None:
             with connection.transaction(), connection.cursor() as cursor:
                 # First, because its lock lets one writer of a view wait for the other.
                 _new_version(cursor, table)
-                cursor.execute(
-                    f"CREATE TEMPORARY TABLE {_INCOMING} ON COMMIT DROP AS TABLE {table.qualified} WITH NO DATA"
-                )
-                with cursor.copy(f"COPY {_INCOMING} FROM STDIN (FORMAT BINARY)") as copy:
-                    copy.set_types(list(table.columns.values()))
-                    for row in rows:
-                        copy.write_row(row)
-                cursor.execute(table.upsert(_INCOMING))
+                for part, rows in parts:
+                    _take_over(cursor, part, rows)
 
-        rows = list(rows)  # a second attempt needs them again
         self._run(work)
+
+    def forget_after(self, table: ViewTable, end: datetime) -> bool:
+        """Remove the rows with an event time later than ``end``; whether there were any."""
+
+        def work(connection: psycopg.Connection[Any]) -> bool:
+            with connection.transaction(), connection.cursor() as cursor:
+                cursor.execute(f"DELETE FROM {table.qualified} WHERE {EVENT} > %s", [end])  # noqa: S608
+                if not cursor.rowcount:
+                    return False
+                _new_version(cursor, table)
+                return True
+
+        return self._run(work)
 
     def snapshot(self, table: ViewTable) -> tuple[str, list[tuple[Any, ...]]]:
         """The view's version and all its rows (keys, event time, features) as they are at one moment."""
@@ -187,8 +210,46 @@ def _new_version(cursor: "psycopg.Cursor[Any]", table: ViewTable) -> None:
     )
 
 
+def _take_over(cursor: "psycopg.Cursor[Any]", table: ViewTable, rows: Iterable[WrittenRow]) -> None:
+    names = ", ".join(quote(name) for name in table.columns)
+    present = f"SELECT {names} FROM {table.qualified}"  # noqa: S608
+    _require_types(cursor.execute(f"{present} LIMIT 0"), [(table, tuple(table.columns))])
+    cursor.execute(f"CREATE TEMPORARY TABLE {_INCOMING} AS {present} WITH NO DATA")
+    with cursor.copy(f"COPY {_INCOMING} FROM STDIN (FORMAT BINARY)") as copy:
+        copy.set_types(list(table.columns.values()))
+        for row in rows:
+            copy.write_row((*row.key, row.event, row.created, *(row.features[name] for name in table.feature)))
+    cursor.execute(table.upsert(_INCOMING))
+    cursor.execute(f"DROP TABLE {_INCOMING}")
+
+
 def _select_versions(schema: str) -> str:
     return f"SELECT table_name, version::text FROM {quote(schema)}.{_VERSIONS} WHERE table_name = ANY(%s)"  # noqa: S608
+
+
+def _require_types(cursor: "psycopg.Cursor[Any]", expected: Iterable[tuple[ViewTable, tuple[str, ...]]]) -> None:
+    """Refuse columns of other types than this process knows them by: values would be taken for what they are not."""
+    result, position = cursor.pgresult, 0
+    assert result is not None  # noqa: S101 - the statement was executed
+    for table, names in expected:
+        for name, oid in zip(names, _oids(table, names), strict=True):
+            if result.ftype(position) != oid:
+                raise ChangedDefinitionError(
+                    f"{name} in {table.name} is no longer a {table.columns[name]}: its definition changed, and this "
+                    "process still knows the old one. Call refresh_registry(), or wait until the registry's cache "
+                    "expires (cache_ttl_seconds), and make objects that hold feature views anew"
+                )
+            position += 1
+
+
+@cache
+def _oids(table: ViewTable, names: tuple[str, ...]) -> tuple[int, ...]:
+    return tuple(_oid(table.columns[name]) for name in names)
+
+
+def _oid(sql: str) -> int:
+    type_ = psycopg.adapters.types[sql.removesuffix("[]")]
+    return type_.array_oid if sql.endswith("[]") else type_.oid
 
 
 def _migrate(cursor: "psycopg.Cursor[Any]", table: ViewTable) -> bool:
@@ -212,19 +273,3 @@ def _migrate(cursor: "psycopg.Cursor[Any]", table: ViewTable) -> bool:
     changes += [f"ADD COLUMN {quote(name)} {sql}" for name, sql in wanted.items() if found.get(name) != sql]
     cursor.execute(f"ALTER TABLE {table.qualified} {', '.join(changes)}")
     return True
-
-
-def newest(rows: Iterable[tuple[Any, ...]], keys: int) -> list[tuple[Any, ...]]:
-    """One row per key (its first ``keys`` values): the newest by event, then created time; of equals the last."""
-    kept: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    for row in rows:
-        key = row[:keys]
-        other = kept.get(key)
-        if other is None or _age(row, keys) >= _age(other, keys):
-            kept[key] = row
-    return list(kept.values())
-
-
-def _age(row: tuple[Any, ...], keys: int) -> tuple[datetime, bool, datetime]:
-    event, created = row[keys], row[keys + 1]
-    return event, created is not None, created or event

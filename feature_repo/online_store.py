@@ -17,8 +17,9 @@ from feast.repo_config import RepoConfig
 from pydantic import Field, field_validator
 
 from feature_repo.online_layout import Row, ViewRequest, ViewTable
-from feature_repo.online_postgres import PostgresRows, newest
+from feature_repo.online_postgres import PostgresRows
 from feature_repo.online_redis import RedisRows
+from feature_repo.online_rows import WrittenRow
 
 _Written = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 _Read = tuple[datetime | None, dict[str, ValueProto] | None]
@@ -54,7 +55,8 @@ class RowOnlineStore(OnlineStore):
 
     Raises:
         OnlineStoreUnavailableError: (all methods) PostgreSQL is needed and did not answer in three attempts.
-        LookupError: (reads and writes) the feature view was not applied.
+        LookupError: (reads and writes) the feature view was not applied; as ``ChangedDefinitionError``, it was applied
+            with other types than this process's registry cache knows.
     """
 
     def __init__(self) -> None:
@@ -73,11 +75,13 @@ class RowOnlineStore(OnlineStore):
         data: list[_Written],
         progress: Callable[[int], Any] | None,
     ) -> None:
-        """Store ``data`` in one transaction. A row does not replace one with a later event time."""
+        """Store ``data`` in one transaction: the features that each row gives; others keep their values.
+
+        A row has one time, that of its newest write. What is older than that changes nothing.
+        """
         view = ViewTable.of(config, table)
-        rows = newest((_row(view, *written) for written in data), len(view.keys))
         postgres, redis = self._backends(config)
-        postgres.write(view, rows)
+        postgres.write(view, [_row(view, *written) for written in data])
         if redis is not None:
             redis.copy(view)
         if progress:
@@ -101,6 +105,14 @@ class RowOnlineStore(OnlineStore):
         """The rows of several views in one round trip: what all reads come down to."""
         postgres, redis = self._backends(config)
         return postgres.read(requests) if redis is None else redis.read(requests)
+
+    def forget_after(self, config: RepoConfig, views: Sequence[Any], end: datetime) -> None:
+        """Remove the rows of ``views`` with an event time later than ``end``."""
+        postgres, redis = self._backends(config)
+        for view in views:
+            table = ViewTable.of(config, view)
+            if postgres.forget_after(table, end) and redis is not None:
+                redis.copy(table)
 
     def update(
         self,
@@ -209,10 +221,9 @@ def _row(
     values: dict[str, ValueProto],
     event: datetime,
     created: datetime | None,
-) -> tuple[Any, ...]:
-    missing = ValueProto()
-    features = (column.to_python(values.get(column.name, missing)) for column in view.features)
-    return (*_key(view, entity_key), _utc(event), None if created is None else _utc(created), *features)
+) -> WrittenRow:
+    features = {c.name: c.to_python(values[c.name]) for c in view.features if c.name in values}
+    return WrittenRow(_key(view, entity_key), _utc(event), None if created is None else _utc(created), features)
 
 
 def _key(view: ViewTable, entity_key: EntityKeyProto) -> tuple[Any, ...]:

@@ -12,7 +12,7 @@ Three plans give the same rows. Which of them is fast depends on the indexes of 
 * ``MERGE``: no such index. Both sides are sorted together once, and each entity row takes the last feature row before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum, auto
@@ -165,14 +165,22 @@ def _merge(view: ViewQuery, alias: str) -> _Part:
         conditions.append(f"{time} >= (SELECT min({_TIME}) FROM e) - {_interval(view.ttl)}")  # noqa: S608
     conditions += [f"s.{quote(column)} IS NOT NULL" for _, column in view.keys]
     keys = [f"k{number}" for number in range(len(view.keys))]
+    features = [f"f{number}" for number in range(len(view.features))]
     columns = [f"s.{quote(column)} AS {key}" for key, (_, column) in zip(keys, view.keys, strict=True)]
-    columns += [f"s.{quote(column)} AS f{number}" for number, (column, _) in enumerate(view.features)]
-    oldest_first = [f"s.{quote(column)}" for _, column in view.keys] + _oldest_first(view, "s.")
+    columns += [f"s.{quote(column)} AS {name}" for name, (column, _) in zip(features, view.features, strict=True)]
+    columns += [
+        f"{time} AS t",
+        f"{visible} AS visible",
+        f"{f's.{quote(view.created)}' if view.created else 'NULL'} AS made",
+    ]
     names = "".join(f"{key}, " for key in keys)
+    # Writing rows as text is most of the work where features are many or long: only those that tie are.
+    text = f"CASE WHEN copies > 1 THEN {_as_text(features)} END"
     tables = [
-        f"{source} AS MATERIALIZED (SELECT {', '.join([*columns, f'{time} AS t', f'{visible} AS visible'])}, "  # noqa: S608
-        f"row_number() OVER (ORDER BY {', '.join(oldest_first)}) AS number "
-        f"FROM {view.source} s WHERE {' AND '.join(conditions)})",
+        f"{source} AS MATERIALIZED (SELECT {names}{', '.join(features)}, t, visible, "  # noqa: S608
+        f"row_number() OVER (ORDER BY {names}t, made NULLS FIRST, {text}) AS number FROM ("
+        f"SELECT *, count(*) OVER (PARTITION BY {names}t, made) AS copies FROM ("
+        f"SELECT {', '.join(columns)} FROM {view.source} s WHERE {' AND '.join(conditions)}) known) counted)",
         f"{match} AS (SELECT n, max(number) OVER (PARTITION BY {names}TRUE ORDER BY visible, n NULLS FIRST "  # noqa: S608
         f"ROWS UNBOUNDED PRECEDING) AS number FROM ("
         f"SELECT {names}visible, number, NULL::bigint AS n FROM {source} UNION ALL "
@@ -212,17 +220,13 @@ def _same_keys(view: ViewQuery, alias: str) -> list[str]:
 
 def _newest_first(view: ViewQuery, prefix: str = "") -> list[str]:
     created = [f"{prefix}{quote(view.created)} DESC NULLS LAST"] if view.created else []
-    return [f"{prefix}{quote(view.timestamp)} DESC", *created, f"{_as_text(view, prefix)} DESC"]
+    features = [prefix + quote(source) for source, _ in view.features]
+    return [f"{prefix}{quote(view.timestamp)} DESC", *created, f"{_as_text(features)} DESC"]
 
 
-def _oldest_first(view: ViewQuery, prefix: str = "") -> list[str]:
-    created = [f"{prefix}{quote(view.created)} NULLS FIRST"] if view.created else []
-    return [f"{prefix}{quote(view.timestamp)}", *created, _as_text(view, prefix)]
-
-
-def _as_text(view: ViewQuery, prefix: str) -> str:
+def _as_text(columns: Iterable[str]) -> str:
     # As text because not every type has an order; byte by byte because a collation may call different texts equal.
-    return f'CAST(ROW({", ".join(prefix + quote(source) for source, _ in view.features)}) AS text) COLLATE "C"'
+    return f'CAST(ROW({", ".join(columns)}) AS text) COLLATE "C"'
 
 
 def _interval(ttl: timedelta) -> str:

@@ -20,7 +20,9 @@ from feature_repo.database import PostgresSettings
 ENTITY_TABLE = "uploaded_entity_rows"
 _SAVED_ROWS = "rows_to_save"
 # Sorting a frame of half a million rows on disk takes as long as joining it; compiling a statement never pays here.
-_SESSION = ("SET LOCAL jit = off", "SET LOCAL work_mem = '256MB'")
+# Of keys of several columns PostgreSQL takes a tenth to be distinct at most: it would look each row up in a cache that
+# never hits, instead of hashing the table once, as soon as the table is large.
+_SESSION = ("SET LOCAL jit = off", "SET LOCAL work_mem = '256MB'", "SET LOCAL enable_memoize = off")
 
 
 class LazyMetadata(RetrievalMetadata):
@@ -70,7 +72,7 @@ class ArrowRetrievalJob(PostgreSQLRetrievalJob):
         self._column_names = column_names
         self._set_based = set_based
 
-    def to_arrow_batches(self, timeout: int | None = None) -> Iterator[pa.RecordBatch]:
+    def to_arrow_batches(self, timeout: int | None = None, snapshot: str | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of ``to_arrow`` in the same order, in batches, on-demand features included.
 
         Neither side holds the whole result; at least one batch comes, if only to carry the schema. The connection is
@@ -78,8 +80,9 @@ class ArrowRetrievalJob(PostgreSQLRetrievalJob):
 
         Args:
             timeout: seconds that the query may take.
+            snapshot: read the database as another session sees it, which exported this with ``pg_export_snapshot()``.
         """
-        with self._reader(timeout) as reader:
+        with self._reader(timeout, snapshot) as reader:
             none_yet = True
             for batch in reader:
                 if batch.num_rows:
@@ -119,8 +122,11 @@ class ArrowRetrievalJob(PostgreSQLRetrievalJob):
             return self._typed(reader.read_all())
 
     @contextmanager
-    def _reader(self, timeout: int | None) -> Iterator[pa.RecordBatchReader]:
+    def _reader(self, timeout: int | None, snapshot: str | None = None) -> Iterator[pa.RecordBatchReader]:
         with connected(self.config) as connection, connection.cursor() as cursor:
+            if snapshot:
+                cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute("SET TRANSACTION SNAPSHOT '{}'".format(snapshot.replace("'", "''")))
             cursor.execute(self._prepared(cursor, timeout))
             with cursor.fetch_record_batch() as reader:
                 yield reader

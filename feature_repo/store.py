@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import yaml
 
+from feature_repo import ray_cluster
 from feature_repo.database import PostgresSettings, connect_settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
     """The feature store of ``feature_store.yaml``, its ``${…}`` filled in for ``settings`` (default: this process's).
 
     The registry lives in a schema of its own, which is created if need be. On leaving, the connections that Feast
-    keeps are closed: the registry's pool and the online store's.
+    keeps are closed: the registry's pool, the online store's and, if materialization is on Ray, the cluster's.
     """
     # Feast's anonymous usage reports are off: a retailer's network is no place for them.
     os.environ.setdefault("FEAST_USAGE", "False")
@@ -36,6 +37,13 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {REGISTRY_SCHEMA}")
     text = (REPO_PATH / "feature_store.yaml").read_text()
     config = _fill(yaml.safe_load(text), _variables(settings))
+    on_ray = config["batch_engine"] != "local"
+    if on_ray:
+        config["batch_engine"] = {
+            "type": config["batch_engine"],
+            "ray_address": ray_cluster.configured_address() or "local",
+        }
+    ray_is_ours = on_ray and not ray_cluster.is_connected()
     store = FeatureStore(config=RepoConfig(**config, repo_path=REPO_PATH))
     try:
         yield store
@@ -46,6 +54,8 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
         online_store: Any = store._get_provider().online_store
         if hasattr(online_store, "close_connections"):  # Feast's own stores, such as that for Redis alone, lack it
             online_store.close_connections()
+        if ray_is_ours:
+            ray_cluster.disconnect()
 
 
 def apply_definitions(store: "FeatureStore") -> None:
@@ -67,6 +77,7 @@ def _variables(settings: PostgresSettings) -> dict[str, str]:
         "POSTGRES_USER": settings.user,
         "POSTGRES_PASSWORD": settings.password,
         "POSTGRES_SSLMODE": settings.sslmode,
+        "FEAST_BATCH_ENGINE": os.environ.get("FEAST_BATCH_ENGINE", "local"),
         "FEAST_REDIS_URL": os.environ.get("FEAST_REDIS_URL", ""),
     }
 

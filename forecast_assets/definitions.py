@@ -2,9 +2,12 @@
 
 import dagster as dg
 
+from forecast_assets.assets.accuracy import forecast_accuracy, inputs_as_in_training
+from forecast_assets.assets.champion import champion_model
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.forecasts import weekly_forecasts
-from forecast_assets.assets.model import candidate_model, champion_model
+from forecast_assets.assets.horizon import horizon_forecasts
+from forecast_assets.assets.model import candidate_model
 from forecast_assets.assets.online import online_features
 from forecast_assets.assets.raw import raw_drop
 from forecast_assets.assets.registry import feast_registry
@@ -12,6 +15,7 @@ from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
+from forecast_assets.rollback import rollback
 
 postgres = Postgres()
 artifacts = Artifacts()
@@ -28,8 +32,11 @@ defs = dg.Definitions(
         champion_model,
         online_features,
         weekly_forecasts,
+        horizon_forecasts,
+        forecast_accuracy,
     ],
-    asset_checks=[training_frame_checks],
+    asset_checks=[training_frame_checks, inputs_as_in_training],
+    jobs=[rollback],
     resources={
         "postgres": postgres,
         "feast": FeastStore(postgres=postgres),

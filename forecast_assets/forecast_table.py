@@ -18,7 +18,7 @@ def publish_forecasts(rows: pa.Table, week: datetime.date, settings: PostgresSet
     Forecasts of later weeks can only come from other data, loaded before; they are removed.
 
     Args:
-        rows: columns store, dept, week, forecast (dollars) and model_version.
+        rows: columns store, dept, week, forecast, p10, p50, p90 (dollars) and model_version.
         week: the coming week.
         settings: the server.
     """

@@ -15,7 +15,9 @@ from feature_repo.features import LABEL, TIMESTAMP
 RECENT_WEEKS = 13
 MIN_SHARE_OF_USUAL_ROWS = 0.5
 MAX_STABILITY_INDEX = 0.25
+SEASON_WEEKS = 3
 _BINS = 10
+_WEEKS_PER_YEAR = 52
 _MICROSECONDS_PER_WEEK = 7 * 24 * 3600 * 10**6
 
 Floats = npt.NDArray[np.float64]
@@ -82,6 +84,12 @@ def drifted_columns(frame: pa.Table, previous: pa.Table) -> list[Finding]:
             if index > MAX_STABILITY_INDEX:
                 findings.append(Finding(name, f"population stability index {index:.2f}"))
     return findings
+
+
+def seasonal_neighbours(frame: pa.Table, week_of_year: int) -> pa.Table:
+    """The frame's rows of ISO weeks at most ``SEASON_WEEKS`` from ``week_of_year``, in any year."""
+    distance = np.abs(frame["week_of_year"].to_numpy() - week_of_year)
+    return frame.filter(pa.array(np.minimum(distance, _WEEKS_PER_YEAR - distance) <= SEASON_WEEKS))
 
 
 def stability_index(expected: Floats, actual: Floats) -> float:

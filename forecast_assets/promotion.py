@@ -1,41 +1,133 @@
-"""Whether a candidate may serve: it has to beat the naive baselines, and must not be worse than the champion."""
+"""Whether a candidate may serve: rules, each with the numbers that it was judged by."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 TOLERANCE = 0.01
+HOLIDAY_TOLERANCE = 0.05  # a fold of few weeks: its WMAE varies more from one training to the next
+# Wider than the 3 points a full-size frame keeps to: on small ones the count alone varies that much.
+COVERAGE_BOUNDS = (0.65, 0.95)
 
-Scores = Mapping[str, float]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a model did on the candidate's validation rows.
+
+    Attributes:
+        wmae: dollars, over all rows.
+        holiday_wmae: dollars, over the rows of flagged holiday weeks; None where there are none.
+        coverage: share of the sales within the 80 % interval.
+    """
+
+    wmae: float
+    holiday_wmae: float | None
+    coverage: float
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One rule's outcome, in a sentence."""
+
+    rule: str
+    passed: bool
+    sentence: str
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The outcome, and a sentence per rule that was looked at."""
+    """The outcome of all rules, and the numbers that they were judged by."""
 
-    promoted: bool
-    reasons: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    numbers: Mapping[str, Any]
+
+    @property
+    def promoted(self) -> bool:
+        return all(finding.passed for finding in self.findings)
+
+    @property
+    def refusals(self) -> tuple[str, ...]:
+        """What speaks against the candidate."""
+        return tuple(finding.sentence for finding in self.findings if not finding.passed)
 
 
-def decide(candidate: Scores, baselines: Mapping[str, Scores], champion: Scores | None) -> Decision:
-    """Compare by WMAE (dollars, lower is better), all scored on the same validation rows.
+def decide(
+    candidate: Evidence,
+    baselines: Mapping[str, float],
+    champion: Evidence | None,
+    *,
+    series_without_forecast: int = 0,
+    rolled_back: bool = False,
+) -> Decision:
+    """Judge a candidate. WMAE is in dollars, lower is better, all of it on the same rows.
 
     Args:
-        candidate: the candidate's scores.
-        baselines: the naive forecasts' scores by name.
-        champion: the present champion's scores, or None if there is none or it is the candidate.
+        baselines: each naive forecast's WMAE by name.
+        champion: the present champion, or None if there is none, if it is the candidate, or if it cannot forecast
+            these rows.
+        series_without_forecast: live series for which the candidate gives no finite forecast of the coming week.
+        rolled_back: the candidate served before and was taken back by hand.
     """
-    wmae = candidate["wmae"]
-    best = min(baselines, key=lambda name: baselines[name]["wmae"])
-    bound = baselines[best]["wmae"]
-    beats_baselines = wmae < bound
-    verdict = "beats" if beats_baselines else "does not beat"
-    reasons = [f"WMAE {wmae:,.0f} {verdict} the best naive forecast, {best}: {bound:,.0f}"]
-    holds_champion = True
+    findings = [
+        _beats_naive(candidate.wmae, baselines),
+        _calibrated(candidate.coverage),
+        _complete(series_without_forecast),
+        Finding(
+            "not rolled back",
+            not rolled_back,
+            "it was rolled back by hand before: train another" if rolled_back else "it was never rolled back",
+        ),
+    ]
     if champion is not None:
-        bound = champion["wmae"] * (1 + TOLERANCE)
-        holds_champion = wmae <= bound
-        reasons.append(
-            f"WMAE {wmae:,.0f} is {'not worse' if holds_champion else 'worse'} than the champion's "
-            f"{champion['wmae']:,.0f} by more than {TOLERANCE:.0%}"
-        )
-    return Decision(beats_baselines and holds_champion, tuple(reasons))
+        findings.append(_not_worse("champion", "WMAE", candidate.wmae, champion.wmae, TOLERANCE))
+        if candidate.holiday_wmae is not None and champion.holiday_wmae is not None:
+            findings.append(
+                _not_worse(
+                    "champion in holiday weeks",
+                    "WMAE in holiday weeks",
+                    candidate.holiday_wmae,
+                    champion.holiday_wmae,
+                    HOLIDAY_TOLERANCE,
+                )
+            )
+    numbers = {
+        "candidate": asdict(candidate),
+        "champion": None if champion is None else asdict(champion),
+        "naive": dict(baselines),
+        "series_without_forecast": series_without_forecast,
+    }
+    return Decision(tuple(findings), numbers)
+
+
+def _beats_naive(wmae: float, baselines: Mapping[str, float]) -> Finding:
+    best = min(baselines, key=lambda name: baselines[name])
+    passed = wmae < baselines[best]
+    verdict = "beats" if passed else "does not beat"
+    return Finding(
+        "naive forecasts",
+        passed,
+        f"WMAE {wmae:,.0f} {verdict} the best naive forecast, {best}: {baselines[best]:,.0f}",
+    )
+
+
+def _calibrated(coverage: float) -> Finding:
+    low, high = COVERAGE_BOUNDS
+    passed = low <= coverage <= high
+    bounds = f"{'within' if passed else 'not within'} {low:.0%} to {high:.0%}"
+    return Finding("coverage", passed, f"{coverage:.1%} of the sales lie in the 80 % interval, {bounds}")
+
+
+def _complete(series_without_forecast: int) -> Finding:
+    passed = series_without_forecast == 0
+    who = "every live series has a" if passed else f"{series_without_forecast:,} live series have no"
+    return Finding("coming week", passed, f"{who} finite forecast of the coming week")
+
+
+def _not_worse(rule: str, name: str, candidate: float, champion: float, tolerance: float) -> Finding:
+    passed = candidate <= champion * (1 + tolerance)
+    return Finding(
+        rule,
+        passed,
+        f"{name} {candidate:,.0f} is {'not worse' if passed else 'worse'} than the champion's {champion:,.0f} by more "
+        f"than {tolerance:.0%}",
+    )

@@ -1,7 +1,8 @@
 """What differs between a laptop, a server and a cluster: the assets only see these resources."""
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from forecast_assets.raw_store import RawStore
 from forecast_assets.trainjob import LocalLauncher, PipesTrainJobClient
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from feast import FeatureStore
 
 
@@ -37,12 +39,42 @@ class FeastStore(dg.ConfigurableResource["FeastStore"]):
     """The Feast feature store of ``feature_repo/`` on the same server."""
 
     postgres: dg.ResourceDependency[Postgres]
+    ray_address: str | None = Field(
+        default=None,
+        description="Ray cluster for large retrievals: local, auto or ray://host:10001. Without it, "
+        "FEAST_RAY_ADDRESS; without that, no Ray: one process retrieves.",
+    )
 
     def open(self) -> AbstractContextManager["FeatureStore"]:
         """The store, to be used in a ``with`` block, at the end of which its connections are closed."""
         from feature_repo.store import open_store
 
         return open_store(self.postgres.settings())
+
+    @contextmanager
+    def batches(
+        self, store: "FeatureStore", entity_rows: str, feature_service: str, scratch: Path
+    ) -> Iterator[Iterator["pa.RecordBatch"]]:
+        """The features of the entity rows, in order, as batches: from one process, or fanned out over Ray.
+
+        Args:
+            store: the open store.
+            entity_rows: SQL that names a total order.
+            feature_service: the features to retrieve.
+            scratch: a folder that Ray's workers share.
+        """
+        from feature_repo.ray_cluster import configured_address
+
+        if address := self.ray_address or configured_address():
+            from feature_repo.ray_retrieval import RayRetrieval
+
+            settings = self.postgres.settings()
+            batches = RayRetrieval(address=address).batches(settings, entity_rows, feature_service, scratch)
+        else:
+            job: Any = store.get_historical_features(entity_rows, store.get_feature_service(feature_service))
+            batches = job.to_arrow_batches()
+        with closing(batches):
+            yield batches
 
 
 class LandingZone(dg.ConfigurableResource["LandingZone"]):

@@ -88,8 +88,20 @@ def write(
     *,
     event: datetime = NOON,
     created: datetime | None = None,
+    partly: bool = False,
 ) -> None:
-    """Write features by key as a materialization does."""
+    """Write features by key as a materialization does; ``partly`` leaves out those that are not given."""
+    write_rows(store, feature_view, [(key, values, event, created) for key, values in rows.items()], partly=partly)
+
+
+def write_rows(
+    store: FeatureStore,
+    feature_view: FeatureView,
+    rows: Sequence[tuple[tuple[Any, ...], dict[str, Any], datetime, datetime | None]],
+    *,
+    partly: bool = False,
+) -> None:
+    """Write rows of key, features, event and created time in one batch."""
     applied = store.get_feature_view(feature_view.name)
     types = {field.name: field.dtype.to_value_type() for field in applied.features}
     data = [
@@ -101,11 +113,11 @@ def write(
                     for part, field in zip(key, applied.entity_columns, strict=True)
                 ],
             ),
-            {name: _proto(values.get(name), type_) for name, type_ in types.items()},
+            {name: _proto(values.get(name), type_) for name, type_ in types.items() if name in values or not partly},
             event,
             created,
         )
-        for key, values in rows.items()
+        for key, values, event, created in rows
     ]
     store._get_provider().online_write_batch(store.config, applied, data, None)
 

@@ -110,12 +110,22 @@ def test_one_command_leads_from_the_drop_to_a_forecast_of_every_live_series(inst
     assert len(live) > 20
     assert sorted(forecasts) == sorted(live)
     assert {week for _, _, week in forecasts} == {COMING_WEEK}
-    assert installation.query("SELECT count(*) FROM weekly_forecasts WHERE forecast = 'NaN'") == [(0,)]
+    ordered = "p10 <= forecast AND forecast = p50 AND p50 <= p90 AND p90 < 'NaN'"
+    assert installation.query(f"SELECT count(*) FROM weekly_forecasts WHERE {ordered}") == [(len(live),)]
+
+
+def test_the_first_of_several_weeks_ahead_is_the_forecast_of_the_coming_week(installation: Installation) -> None:
+    ahead = installation.query("SELECT store, dept, week, forecast FROM horizon_forecasts WHERE weeks_ahead = 1")
+    coming = installation.query("SELECT store, dept, week, forecast FROM weekly_forecasts")
+
+    assert [row[:3] for row in sorted(ahead)] == [row[:3] for row in sorted(coming)]
+    assert [row[3] for row in sorted(ahead)] == pytest.approx([row[3] for row in sorted(coming)], rel=1e-9)
+    assert installation.query("SELECT count(DISTINCT week) FROM horizon_forecasts") == [(8,)]
 
 
 def test_the_parquet_file_holds_what_the_table_holds(installation: Installation) -> None:
     file = pq.read_table(installation.data / "forecasts" / f"{COMING_WEEK}.parquet")
-    table = installation.query("SELECT store, dept, week, forecast, model_version FROM weekly_forecasts")
+    table = installation.query("SELECT store, dept, week, forecast, p10, p50, p90, model_version FROM weekly_forecasts")
 
     assert sorted(tuple(row.values()) for row in file.to_pylist()) == sorted(table)
 

@@ -130,6 +130,17 @@ def test_every_type_comes_back_from_redis_alone(store: FeatureStore, postgres_re
     assert postgres_reads == []
 
 
+def test_a_feature_that_is_not_written_keeps_its_value_in_redis_too(
+    store: FeatureStore, postgres_reads: list[int]
+) -> None:
+    write(store, EVERY_TYPE, {(1, "a"): FULL})
+
+    write(store, EVERY_TYPE, {(1, "a"): {"small": 7}}, partly=True)
+
+    found = read(store, ["every_type:small", "every_type:word"], [{"store": 1, "code": "a"}])
+    assert (found["small"], found["word"], postgres_reads) == ([7], [FULL["word"]], [])
+
+
 def test_event_times_and_the_reader_are_the_same_from_both(store: FeatureStore, redis_server: RedisServer) -> None:
     write(store, PER_STORE, {(1,): {"size": 5}})
     write(store, EVERY_TYPE, {(1, "a"): {"double": 0.1}})

@@ -8,15 +8,17 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+import hypothesis.strategies as st
 import pandas as pd
 import psycopg
 import pytest
-from feast import FeatureStore, Field, OnDemandFeatureView
+from feast import FeatureService, FeatureStore, Field, OnDemandFeatureView
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
-from feast.types import Float64, Int64, String
+from feast.types import Array, Bool, FeastType, Float64, Int64, String
 from online_example import (
     EVERY_TYPE,
     FULL,
@@ -30,11 +32,14 @@ from online_example import (
     store_entity,
     view,
     write,
+    write_rows,
 )
 
 from feature_repo import embedded_postgres, online_postgres
 from feature_repo.database import PostgresSettings
-from feature_repo.online_postgres import APPLICATION, OnlineStoreUnavailableError
+from feature_repo.online_postgres import APPLICATION, ChangedDefinitionError, OnlineStoreUnavailableError
+from feature_repo.online_reader import OnlineReader
+from feature_repo.store import open_store
 
 HOUR = timedelta(hours=1)
 
@@ -94,6 +99,56 @@ def test_only_what_is_not_older_replaces(
     write(store, PER_STORE, {(1,): {"size": 2}}, event=event, created=created)
 
     assert sizes(store, 1) == [stored]
+
+
+def test_a_feature_that_is_not_written_keeps_its_value(store: FeatureStore) -> None:
+    write(store, EVERY_TYPE, {(1, "a"): FULL, (1, "b"): FULL})
+
+    write(store, EVERY_TYPE, {(1, "a"): {"small": 7, "word": None}, (2, "new"): {"small": 8, "word": "x"}}, partly=True)
+
+    found = read(store, [f"every_type:{name}" for name in TYPES], [{"store": 1, "code": code} for code in "ab"])
+    for name, value in FULL.items():
+        assert found[name] == [{"small": 7, "word": None}.get(name, value), value], name
+    assert read(store, ["every_type:small", "every_type:large"], [{"store": 2, "code": "new"}])["large"] == [None]
+
+
+def test_an_older_write_of_some_features_changes_none(store: FeatureStore) -> None:
+    write(store, EVERY_TYPE, {(1, "a"): {"small": 1, "large": 1}})
+
+    write(store, EVERY_TYPE, {(1, "a"): {"small": 2}}, event=NOON - HOUR, partly=True)
+
+    assert read(store, ["every_type:small"], [{"store": 1, "code": "a"}])["small"] == [1]
+
+
+@hypothesis.settings(max_examples=12, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(
+    st.lists(
+        st.tuples(
+            st.integers(1, 2),
+            st.integers(0, 3),
+            st.dictionaries(st.sampled_from(["small", "large"]), st.integers(0, 99) | st.none()),
+        ),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_one_batch_ends_as_its_rows_written_one_after_the_other_from_the_oldest(
+    store: FeatureStore, database: PostgresSettings, written: list[tuple[int, int, dict[str, int | None]]]
+) -> None:
+    rows = [((key, "a"), values, NOON + hour * HOUR, None) for key, hour, values in written]
+    one_by_one = [[row] for row in sorted(rows, key=lambda row: row[2])]
+    results = []
+    for parts in ([rows], one_by_one):
+        with psycopg.connect(database.url) as connection:
+            connection.execute("TRUNCATE feast_online.demand_forecasting_every_type")
+        for part in parts:
+            write_rows(store, EVERY_TYPE, part, partly=True)
+        response = store.get_online_features(
+            ["every_type:small", "every_type:large"], [{"store": key, "code": "a"} for key in (1, 2)]
+        )
+        results.append(response.to_dict(include_event_timestamps=True))
+
+    assert results[0] == results[1]
 
 
 def test_times_without_a_zone_are_utc(store: FeatureStore) -> None:
@@ -160,10 +215,38 @@ def test_values_survive_new_and_reordered_features_and_go_with_dropped_ones(stor
     assert (found["name"], found["size"], found["area"]) == ([None], [5], [None])
 
     store.apply([view("per_store", {"size": Float64}, [store_entity])])
-    store.refresh_registry()  # a reader that still knows the old type fails until its registry cache expires
+    store.refresh_registry()
     assert sizes(store, 1) == [None]
     write(store, PER_STORE, {(1,): {"size": 5.5}})
     assert sizes(store, 1) == [5.5]
+
+
+@pytest.mark.parametrize("old", [Float64, Array(Int64)], ids=str)
+def test_who_still_knows_a_feature_by_another_type_is_told_so(
+    store: FeatureStore, database: PostgresSettings, old: FeastType
+) -> None:
+    per_store = view("per_store", {"size": old}, [store_entity])
+    store.apply([per_store, FeatureService(name="sizes", features=[per_store])])
+    store.refresh_registry()
+    applied = store.get_feature_view("per_store")
+    reader = OnlineReader(store, "sizes")
+    online_store: Any = store._get_provider().online_store
+    written = (_key(applied), {"size": Value()}, NOON, None)
+    with open_store(database) as other:
+        other.apply([view("per_store", {"size": Bool}, [store_entity])])
+        write(other, view("per_store", {"size": Bool}, [store_entity]), {(1,): {"size": True}})
+
+    for use in (
+        lambda: sizes(store, 1),
+        lambda: reader.read({"store": [1]}),
+        lambda: online_store.online_write_batch(store.config, applied, [written], None),
+    ):
+        with pytest.raises(
+            ChangedDefinitionError, match=r"size in demand_forecasting_per_store is no longer a .*refresh_registry"
+        ):
+            use()
+    store.refresh_registry()
+    assert sizes(store, 1) == [True]
 
 
 def test_a_table_in_the_layout_of_feasts_own_store_is_replaced(store: FeatureStore, database: PostgresSettings) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import INFERENCE_SERVICE, TIMESTAMP
+from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, TIMESTAMP, VIEWS
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
@@ -40,20 +40,25 @@ def weekly_forecasts(
         keys = connection.execute(statement("coming_week_rows")).fetchall()
     week = keys[0][2]
     features = _online_features(feast, [(store, dept) for store, dept, _ in keys], week)
-    forecast = model.predict(features)
-    if not np.isfinite(forecast).all():
-        position = int(np.flatnonzero(~np.isfinite(forecast))[0])
+    quantiles = model.predict_quantiles(features)
+    finite = np.isfinite(quantiles).all(axis=1)
+    if not finite.all():
+        position = int(np.flatnonzero(~finite)[0])
         raise dg.Failure(
             f"the champion {champion.name} gives no finite forecast for store {keys[position][0]}, dept "
             f"{keys[position][1]}: nothing was published, the last forecasts stay",
             allow_retries=False,
         )
+    low, forecast, high = quantiles.T.copy()
     rows = pa.table(
         {
             "store": features["store"].cast(pa.int64()),
             "dept": features["dept"].cast(pa.int64()),
             "week": pa.array([week] * len(keys), pa.date32()),
-            "forecast": pa.array(forecast),
+            "forecast": forecast,
+            "p10": low,
+            "p50": forecast,
+            "p90": high,
             "model_version": pa.array([version] * len(keys)),
         }
     )
@@ -71,7 +76,11 @@ def weekly_forecasts(
             "model_version": version,
             "total_dollars": float(forecast.sum()),
             "largest": markdown_table(
-                ("store", "dept", "forecast, $"), [(r["store"], r["dept"], f"{r['forecast']:,.0f}") for r in largest]
+                ("store", "dept", "forecast, $", "80 % interval"),
+                [
+                    (r["store"], r["dept"], f"{r['forecast']:,.0f}", f"{r['p10']:,.0f} to {r['p90']:,.0f}")
+                    for r in largest
+                ],
             ),
             "sales_and_forecast": _picture(largest[:4], postgres, artifacts),
             "file": dg.MetadataValue.path(path),
@@ -83,25 +92,33 @@ def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datet
     """The inference service's features of ``keys``, in their order.
 
     Raises:
-        dg.Failure: the features of a series are not those of ``week``.
+        dg.Failure: a series has no features, or not those of ``week``.
     """
+    from feature_repo.online_reader import OnlineReader, UnknownSeriesError
+
     with feast.open() as store:
-        response = store.get_online_features(
-            features=store.get_feature_service(INFERENCE_SERVICE),
-            entity_rows=[{"store": store_id, "dept": dept} for store_id, dept in keys],
+        features = OnlineReader(store, INFERENCE_SERVICE).read(
+            {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
         )
-    table = response.to_arrow(include_event_timestamps=True)
-    midnight = datetime.datetime.combine(week, datetime.time(), datetime.UTC)
-    stale = pc.index(pc.not_equal(table["is_holiday__ts"], int(midnight.timestamp())), pa.scalar(True)).as_py()
-    if stale >= 0:
-        found = datetime.datetime.fromtimestamp(table["is_holiday__ts"][stale].as_py(), datetime.UTC).date()
-        raise dg.Failure(
-            f"the online features of store {keys[stale][0]}, dept {keys[stale][1]} are of {found}, not of the coming "
-            f"week {week}: materialize online_features first. The last forecasts stay.",
-            allow_retries=False,
-        )
-    features = table.select([name for name in table.column_names if not name.endswith("__ts")])
-    return features.append_column(TIMESTAMP, pa.array([midnight] * len(keys), pa.timestamp("us", "UTC")))
+    remedy = "materialize online_features first. The last forecasts stay."
+    try:
+        features.raise_if_unknown()
+    except UnknownSeriesError as error:
+        raise dg.Failure(f"{error}: {remedy}", allow_retries=False) from None
+    midnight = pa.scalar(datetime.datetime.combine(week, datetime.time(), datetime.UTC), pa.timestamp("us", "UTC"))
+    for view in VIEWS:
+        times = features.event_times.get(view.name)
+        # What is known of a store may end before the coming week; what is known of its series may not.
+        if times is None or view.keys != ENTITY_KEYS:
+            continue
+        other = pc.index(pc.not_equal(times, midnight), pa.scalar(True)).as_py()
+        if other >= 0:
+            raise dg.Failure(
+                f"the {view.name} of store {keys[other][0]}, dept {keys[other][1]} are of "
+                f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
+                allow_retries=False,
+            )
+    return features.table.append_column(TIMESTAMP, pa.repeat(midnight, len(keys)))
 
 
 def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifacts) -> dg.MetadataValue[Any]:
@@ -110,7 +127,16 @@ def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifa
         for axes, row in zip(figure.subplots(2, 2, sharex=True).flat, series, strict=False):
             sales = connection.execute(statement("recent_sales"), row).fetchall()
             axes.plot([day for day, _ in sales], [amount / 1e3 for _, amount in sales], linewidth=1.1, label="sales")
-            axes.plot(row["week"], row["forecast"] / 1e3, "o", color="tab:red", markersize=4, label="forecast")
+            interval = [[(row["forecast"] - row["p10"]) / 1e3], [(row["p90"] - row["forecast"]) / 1e3]]
+            axes.errorbar(
+                [row["week"]],
+                [row["forecast"] / 1e3],
+                interval,
+                fmt="o",
+                color="tab:red",
+                markersize=3,
+                label="forecast",
+            )
             axes.set_title(f"store {row['store']}, dept {row['dept']} (thousand $)", fontsize=8)
             axes.tick_params(labelsize=7)
             short_dates(axes)

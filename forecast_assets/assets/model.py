@@ -1,21 +1,17 @@
-"""The model: a candidate trained by a TrainJob, and the champion that serves."""
+"""The candidate: a model trained by a TrainJob."""
 
 import hashlib
 import importlib.resources
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import pyarrow.compute as pc
 from pydantic import Field
 
-from feature_repo.features import LABEL, TIMESTAMP
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.metadata import embedded_picture, markdown_table
-from forecast_assets.promotion import decide
 from forecast_assets.resources import Artifacts
 from forecast_assets.trainjob import PipesTrainJobClient, TrainJobError
 from trainer.errors import TrainerError
@@ -90,70 +86,6 @@ def candidate_model(
         raise dg.Failure(f"the job's bundle is not used: {error}. The champion stays as it was.") from error
     artifacts.models.set_candidate(bundle)
     yield result
-
-
-@dg.asset(
-    group_name="model",
-    kinds={"pytorch"},
-    owners=OWNERS,
-    deps=["candidate_model", "training_frame"],
-    description="The model that serves. A candidate takes its place only if it beats the naive forecasts and is not "
-    "worse than the present champion on the same validation weeks.",
-)
-def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> dg.MaterializeResult[None]:
-    """Score the champion on the candidate's validation rows, decide, and switch the reference if need be."""
-    from trainer.bundle import bundle_hash, load_model, read_sidecar
-
-    models = artifacts.models
-    candidate_path, champion_path = models.candidate(), models.champion()
-    if candidate_path is None:
-        raise dg.Failure("there is no candidate yet: materialize candidate_model first", allow_retries=False)
-    candidate = read_sidecar(candidate_path)
-    challenged = champion_path if champion_path not in (None, candidate_path) else None
-    champion_scores = None
-    if challenged is not None:
-        try:
-            champion_scores = _score_again(challenged, candidate, artifacts)
-        except TrainerError as error:
-            context.log.warning(f"the champion cannot forecast the present frame, so it has no say: {error}")
-    decision = decide(candidate["scores"], candidate["baselines"], champion_scores)
-    for reason in decision.reasons:
-        context.log.info(reason)
-    if decision.promoted:
-        load_model(candidate_path)
-        models.promote(candidate_path)
-    elif champion_path is None:
-        raise dg.Failure(
-            f"the candidate is refused and there is no earlier champion, so nothing can serve: {decision.reasons[0]}",
-            allow_retries=False,
-        )
-    else:
-        context.log.warning("the candidate is refused: the champion stays")
-    serving = candidate_path if decision.promoted else champion_path
-    assert serving is not None  # noqa: S101 - the branch above raised otherwise
-    scores = candidate["scores"] if decision.promoted else champion_scores or candidate["scores"]
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(bundle_hash(serving)),
-        metadata={
-            "promoted": decision.promoted,
-            "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in decision.reasons)),
-            "bundle": dg.MetadataValue.path(serving),
-            **{f"eval/{name}": value for name, value in scores.items()},
-        },
-    )
-
-
-def _score_again(champion: Path, candidate: dict[str, Any], artifacts: Artifacts) -> dict[str, float]:
-    """The champion's scores on the candidate's validation rows, taken from the present frame."""
-    from trainer.bundle import load_model
-    from trainer.frame import floats
-    from trainer.metrics import evaluate
-
-    frame = artifacts.frames.load()
-    first, last = (datetime.fromisoformat(week).replace(tzinfo=UTC) for week in candidate["validation"]["weeks"])
-    in_weeks = pc.and_(pc.greater_equal(frame[TIMESTAMP], first), pc.less_equal(frame[TIMESTAMP], last))
-    rows = frame.filter(in_weeks)
-    return evaluate(floats(rows, LABEL), load_model(champion).predict(rows), floats(rows, "is_holiday"))
 
 
 def _bundle_name(frame_hash: str, overrides: dict[str, Any]) -> str:

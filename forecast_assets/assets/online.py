@@ -5,14 +5,26 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import dagster as dg
+from pydantic import Field
 
 from feature_repo.features import VIEWS
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.metadata import markdown_table
+from forecast_assets.online_state import OnlineState, why_in_full
 from forecast_assets.resources import FeastStore, Postgres
 from forecast_assets.sql import statement
 
 PARITY_CHECK = "online_equals_offline"
+
+
+class OnlineConfig(dg.Config):
+    """How the online store is filled, where the asset's own choice is not wanted."""
+
+    full: bool = Field(
+        default=False,
+        description="Write all series of the last two years. Not needed after corrected weeks or changed definitions, "
+        "which are noticed, but after rows were changed or lost in the online store itself.",
+    )
 
 
 @dg.asset(
@@ -29,30 +41,45 @@ PARITY_CHECK = "online_equals_offline"
         )
     ],
     description="Each series' newest features in Feast's online store: for a live series those of the coming week, "
-    "from which its forecast is made. On-demand features are computed here and only read after that.",
+    "from which its forecast is made. On-demand features are computed here and only read after that. Where only weeks "
+    "were added since the last time, only their series are written; corrected weeks and changed definitions take all.",
 )
 def online_features(
-    context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres
+    context: dg.AssetExecutionContext, config: OnlineConfig, feast: FeastStore, postgres: Postgres
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Materialize all feature views up to the coming week, and compare what is served with the offline store."""
-    from feature_repo.materialize import materialize
+    from feature_repo.materialize import last_materialized, materialize, materialize_incremental
     from feature_repo.parity import compare
 
     started = time.monotonic()
     with postgres.connect() as connection:
         keys = connection.execute(statement("coming_week_rows")).fetchall()
         versions = connection.execute(statement("table_versions")).fetchall()
-    coming_week = keys[0][2]
+        coming_week = keys[0][2]
+        state = OnlineState.present(connection, coming_week)
     end = datetime.combine(coming_week, datetime.min.time(), tzinfo=UTC)
-    with feast.open() as store:
-        materialize(store, end)
+    with feast.open() as store, postgres.connect() as connection:
+        until = last_materialized(store)
+        reason: str | None = "the configuration says so"
+        if not config.full:
+            reason = why_in_full(_last_state(context), connection, coming_week, until and until.date())
+        if reason is None:
+            materialize_incremental(store, end)
+        else:
+            context.log.info(f"written in full: {reason}")
+            materialize(store, end)
         materialized = time.monotonic()
         parity = compare(store, [(store_id, dept) for store_id, dept, _ in keys], end)
     seconds = materialized - started
     context.log.info(f"{len(keys):,} series ready for the week of {coming_week} in {seconds:.1f} s")
     yield dg.MaterializeResult(
         data_version=dg.DataVersion("-".join(version[:16] for _, version in versions)),
-        metadata={"series": len(keys), "week": coming_week.isoformat(), "seconds": round(seconds, 2)},
+        metadata={
+            "series": len(keys),
+            "seconds": round(seconds, 2),
+            "in_full": reason or "no: only the weeks since the last time",
+            **state.to_metadata(),
+        },
     )
     if parity.first:
         context.log.error(f"{parity.values:,} online values are not the offline ones, first {parity.first[0]}")
@@ -70,3 +97,9 @@ def online_features(
             "seconds": round(time.monotonic() - materialized, 2),
         },
     )
+
+
+def _last_state(context: dg.AssetExecutionContext) -> OnlineState | None:
+    event = context.instance.get_latest_materialization_event(context.asset_key)
+    materialization = event.asset_materialization if event else None
+    return OnlineState.from_metadata(materialization.metadata) if materialization else None

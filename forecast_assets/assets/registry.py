@@ -10,7 +10,6 @@ from forecast_assets.metadata import markdown_table
 from forecast_assets.resources import FeastStore
 
 REGISTRY = "feast_registry"
-VIEW_ASSETS = [view.name for view in VIEWS]
 
 
 def _view_spec(view: View) -> dg.AssetSpec:

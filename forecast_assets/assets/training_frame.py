@@ -3,9 +3,8 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from itertools import chain
-from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -57,8 +56,8 @@ def training_frame(
     with ExitStack() as stack:
         store = stack.enter_context(feast.open())
         service = store.get_feature_service(TRAINING_SERVICE)
-        job: Any = store.get_historical_features(entity_df=entity_rows, features=service)
-        batches = stack.enter_context(closing(job.to_arrow_batches()))
+        scratch = artifacts.frames.folder
+        batches = stack.enter_context(feast.batches(store, entity_rows, TRAINING_SERVICE, scratch))
         first = next(batches)
         staged = stack.enter_context(artifacts.frames.stage(first.schema))
         validator, seen = FrameValidator(), _Counts()

@@ -1,0 +1,158 @@
+"""How good past forecasts were, and whether the next ones can be trusted as much."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import adbc_driver_postgresql.dbapi as adbc
+import dagster as dg
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from forecast_assets.accuracy import last_weeks, parts_by, score, score_by_scope, score_naive
+from forecast_assets.assets.common import OWNERS
+from forecast_assets.frame_checks import drifted_columns, seasonal_neighbours
+from forecast_assets.horizon import coming_week_features
+from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
+from forecast_assets.resources import Artifacts, Postgres
+from forecast_assets.result_table import replace_rows
+from forecast_assets.sql import statement
+
+ACCURACY_CHECK = "better_than_naive_lately"
+COVERAGE_CHECK = "calibrated_lately"
+INPUTS_CHECK = "inputs_as_in_training"
+
+RECENT_WEEKS = 4
+COVERAGE_BOUNDS = (0.7, 0.9)
+_WORST = 10
+
+
+@dg.asset(
+    group_name="serving",
+    kinds={"postgres", "table"},
+    owners=OWNERS,
+    deps=["sales_features", "weekly_forecasts"],
+    check_specs=[
+        dg.AssetCheckSpec(
+            ACCURACY_CHECK,
+            asset="forecast_accuracy",
+            description=f"Over the last {RECENT_WEEKS} weeks that were forecast and sold, WMAE is below that of every "
+            "naive forecast of the same rows.",
+        ),
+        dg.AssetCheckSpec(
+            COVERAGE_CHECK,
+            asset="forecast_accuracy",
+            description="Over the same weeks, 70 to 90 % of the sales lie in the 80 % interval.",
+        ),
+    ],
+    description="Past forecasts scored against the sales that followed: WMAE, WAPE, bias and coverage over all rows "
+    "and by week, store and department.",
+)
+def forecast_accuracy(
+    context: dg.AssetExecutionContext, postgres: Postgres, artifacts: Artifacts
+) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
+    """Join forecasts and sales, score them, and publish the scores."""
+    settings = postgres.settings()
+    with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
+        cursor.execute(statement("scored_forecasts"))
+        rows = cursor.fetch_arrow_table()
+    if not rows.num_rows:
+        context.log.info("no week that was forecast has been sold yet: there is nothing to score")
+        yield dg.MaterializeResult(metadata={"dagster/row_count": 0})
+        yield _check(ACCURACY_CHECK, True, {})
+        yield _check(COVERAGE_CHECK, True, {})
+        return
+    scores = score_by_scope(rows)
+    replace_rows(settings, "forecast_accuracy", scores)
+    overall, recent = score(rows), last_weeks(rows, RECENT_WEEKS)
+    lately, naive = score(recent), score_naive(recent)
+    best = min(naive, key=lambda name: naive[name])
+    context.log.info(
+        f"{rows.num_rows:,} past forecasts: WMAE {overall['wmae']:,.0f}, WAPE {overall['wape']:.1%}, bias "
+        f"{overall['bias']:+.1%}; lately WMAE {lately['wmae']:,.0f}, that of {best} {naive[best]:,.0f}"
+    )
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": scores.num_rows,
+            "dagster/column_schema": column_schema(scores.schema),
+            "dagster/table_name": f"{settings.database}.public.forecast_accuracy",
+            "forecasts_scored": rows.num_rows,
+            **{f"accuracy/{name}": value for name, value in overall.items() if value == value},
+            **{f"accuracy_lately/{name}": value for name, value in lately.items() if value == value},
+            "worst_departments": _worst(scores, "dept"),
+            "worst_stores": _worst(scores, "store"),
+            "wmae_by_week": _picture(rows, artifacts),
+        }
+    )
+    yield _check(ACCURACY_CHECK, lately["wmae"] < naive[best], {"wmae": lately["wmae"], **_prefixed("naive", naive)})
+    low, high = COVERAGE_BOUNDS
+    measured = lately["coverage"] == lately["coverage"]
+    yield _check(
+        COVERAGE_CHECK,
+        not measured or low <= lately["coverage"] <= high,
+        {"coverage": lately["coverage"]} if measured else {},
+    )
+
+
+@dg.asset_check(
+    asset="online_features",
+    name=INPUTS_CHECK,
+    additional_deps=["training_frame", "champion_model"],
+    description="What the champion reads of the coming week is distributed as in the same season of its training frame "
+    "(population stability index).",
+)
+def inputs_as_in_training(artifacts: Artifacts) -> dg.AssetCheckResult:
+    """Compare the coming week's rows with the frame's rows of the same time of year."""
+    from trainer.bundle import read_sidecar
+
+    champion = artifacts.models.champion()
+    if champion is None:
+        return _check(INPUTS_CHECK, True, {}, asset="online_features")
+    live, frame = coming_week_features(artifacts.raw.load()), artifacts.frames.load()
+    read = [name for name in read_sidecar(champion)["inputs"] if name in frame.column_names]
+    reference = seasonal_neighbours(frame, pc.max(live["week_of_year"]).as_py())
+    drifted = drifted_columns(live.select(read), reference.select(read))
+    return _check(
+        INPUTS_CHECK,
+        not drifted,
+        {
+            "compared": f"{live.num_rows:,} series with {reference.num_rows:,} rows of the frame, {len(read)} columns",
+            "findings": markdown_table(("where", "what"), [(f.place, f.problem) for f in drifted]),
+        },
+        asset="online_features",
+    )
+
+
+def _check(name: str, passed: bool, metadata: dict[str, Any], asset: str = "forecast_accuracy") -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset, check_name=name, passed=passed, severity=dg.AssetCheckSeverity.WARN, metadata=metadata
+    )
+
+
+def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _worst(scores: pa.Table, scope: str) -> dg.MetadataValue[Any]:
+    rows = scores.filter(pc.equal(scores["scope"], scope)).sort_by([("wmae", "descending")]).slice(0, _WORST)
+    return markdown_table(
+        (scope, "WMAE", "WAPE", "bias", "rows"),
+        [
+            (r["key"], f"{r['wmae']:,.0f}", f"{r['wape']:.1%}", f"{r['bias']:+.1%}", f"{r['rows']:,}")
+            for r in rows.to_pylist()
+        ],
+    )
+
+
+def _picture(rows: pa.Table, artifacts: Artifacts) -> dg.MetadataValue[Any]:
+    weeks, parts = zip(*parts_by(rows, "week"), strict=True)
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.plot(weeks, [score(part)["wmae"] for part in parts], "o-", markersize=3, label="forecast")
+    naive = [score_naive(part) for part in parts]
+    for name in naive[0]:
+        axes.plot(weeks, [each[name] for each in naive], linewidth=0.8, label=name)
+    axes.set_ylabel("WMAE, $")
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
+    short_dates(axes)
+    return picture(figure, artifacts.picture("wmae_by_week"))

@@ -1,0 +1,146 @@
+"""The champion: the model that serves."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from feature_repo.features import LABEL
+from forecast_assets.accuracy import score
+from forecast_assets.assets.common import OWNERS
+from forecast_assets.horizon import coming_week_features
+from forecast_assets.metadata import markdown_table
+from forecast_assets.model_store import ModelStore
+from forecast_assets.promotion import Decision, Evidence, decide
+from forecast_assets.resources import Artifacts
+from trainer.errors import TrainerError
+
+if TYPE_CHECKING:
+    from trainer.forecaster import Forecaster
+
+_HOLIDAY = "is_holiday"
+_DECISIONS_SHOWN = 10
+
+
+@dg.asset(
+    group_name="model",
+    kinds={"pytorch"},
+    owners=OWNERS,
+    deps=["candidate_model", "training_frame"],
+    description="The model that serves. A candidate takes its place only if it beats the naive forecasts, is "
+    "calibrated, forecasts every live series, and is not worse than the present champion on the same validation weeks.",
+)
+def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> dg.MaterializeResult[None]:
+    """Score candidate and champion on the candidate's validation rows, decide, and switch the reference if need be."""
+    from trainer.baselines import score_baselines
+    from trainer.bundle import bundle_hash, load_model, read_sidecar
+    from trainer.frame import validation_rows
+    from trainer.spec import TrainSpec
+
+    models = artifacts.models
+    candidate_path, champion_path = models.candidate(), models.champion()
+    if candidate_path is None:
+        raise dg.Failure("there is no candidate yet: materialize candidate_model first", allow_retries=False)
+    candidate = load_model(candidate_path)
+    spec = TrainSpec(**{**read_sidecar(candidate_path)["spec"], "frame_path": "-", "model_output_dir": "-"})
+    rows = validation_rows(artifacts.frames.load(), spec)
+    baselines = score_baselines(rows, label=LABEL, holiday=_HOLIDAY)
+    evidence, champion_evidence = _evidence(candidate, rows), None
+    if champion_path is not None and champion_path != candidate_path:
+        try:
+            champion_evidence = _evidence(load_model(champion_path), rows)
+        except TrainerError as error:
+            context.log.warning(f"the champion cannot forecast the present frame, so it has no say: {error}")
+    decision = decide(
+        evidence,
+        {name: scores["wmae"] for name, scores in baselines.items()},
+        champion_evidence,
+        series_without_forecast=_series_without_forecast(candidate, artifacts),
+        rolled_back=models.was_rolled_back(candidate_path),
+    )
+    _act(context, models, decision, candidate_path, champion_path)
+    serving = candidate_path if decision.promoted else champion_path
+    assert serving is not None  # noqa: S101 - _act raised otherwise
+    shown = evidence if decision.promoted or champion_evidence is None else champion_evidence
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(bundle_hash(serving)),
+        metadata={
+            "promoted": decision.promoted,
+            "rules": markdown_table(
+                ("rule", "", "finding"), [(f.rule, "✓" if f.passed else "✗", f.sentence) for f in decision.findings]
+            ),
+            "bundle": dg.MetadataValue.path(serving),
+            "decisions": decisions_table(models),
+            "eval/wmae": shown.wmae,
+            "eval/coverage": shown.coverage,
+            **({} if shown.holiday_wmae is None else {"eval/holiday_wmae": shown.holiday_wmae}),
+            **{f"baseline/{name}": scores["wmae"] for name, scores in baselines.items()},
+        },
+    )
+
+
+def decisions_table(models: ModelStore) -> dg.MetadataValue[Any]:
+    """The last decisions, the newest first."""
+    return markdown_table(
+        ("when", "outcome", "bundle", "why"),
+        [
+            (each.decided_at, each.outcome, each.bundle, "; ".join(each.reasons))
+            for each in reversed(models.decisions()[-_DECISIONS_SHOWN:])
+        ],
+    )
+
+
+def _act(
+    context: dg.AssetExecutionContext,
+    models: ModelStore,
+    decision: Decision,
+    candidate: Path,
+    champion: Path | None,
+) -> None:
+    """Write the decision down, then switch the reference or leave it."""
+    for finding in decision.findings:
+        context.log.info(f"{'✓' if finding.passed else '✗'} {finding.rule}: {finding.sentence}")
+    if not decision.promoted or candidate != champion:
+        models.record(
+            "promoted" if decision.promoted else "refused",
+            candidate,
+            run_id=context.run.run_id,
+            reasons=list(decision.refusals) or [finding.sentence for finding in decision.findings],
+            numbers=decision.numbers,
+        )
+    if decision.promoted:
+        models.promote(candidate)
+    elif champion is None:
+        raise dg.Failure(
+            "the candidate is refused and there is no earlier champion, so nothing can serve: "
+            + "; ".join(decision.refusals),
+            allow_retries=False,
+        )
+    else:
+        context.log.warning(f"the candidate is refused, the champion stays: {'; '.join(decision.refusals)}")
+
+
+def _evidence(model: "Forecaster", rows: pa.Table) -> Evidence:
+    quantiles = model.predict_quantiles(rows)
+    scored = pa.table(
+        {
+            LABEL: rows[LABEL],
+            _HOLIDAY: rows[_HOLIDAY],
+            **dict(zip(("p10", "forecast", "p90"), quantiles.T.copy(), strict=True)),
+        }
+    )
+    holidays = scored.filter(pc.cast(scored[_HOLIDAY], pa.bool_()))
+    overall = score(scored)
+    return Evidence(
+        wmae=overall["wmae"],
+        holiday_wmae=score(holidays)["wmae"] if holidays.num_rows else None,
+        coverage=overall["coverage"],
+    )
+
+
+def _series_without_forecast(model: "Forecaster", artifacts: Artifacts) -> int:
+    forecast = model.predict_quantiles(coming_week_features(artifacts.raw.load()))
+    return int((~np.isfinite(forecast).all(axis=1)).sum())

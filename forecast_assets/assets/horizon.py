@@ -1,0 +1,65 @@
+"""Forecasts of several weeks ahead."""
+
+import dagster as dg
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from forecast_assets.assets.common import OWNERS
+from forecast_assets.horizon import forecast_ahead
+from forecast_assets.ingest.feature_tables import train_end
+from forecast_assets.metadata import column_schema, markdown_table
+from forecast_assets.resources import Artifacts, Postgres
+from forecast_assets.result_table import replace_rows
+
+MAX_WEEKS = 39  # as far as features.csv reaches
+
+
+class HorizonConfig(dg.Config):
+    """How far ahead."""
+
+    weeks: int = Field(default=8, ge=1, le=MAX_WEEKS, description="Weeks after the last one with sales.")
+
+
+@dg.asset(
+    group_name="serving",
+    kinds={"postgres", "table"},
+    owners=OWNERS,
+    deps=["sales_features", "store_features", "champion_model"],
+    description="The champion's forecast of each live series for several weeks, each building on those before it; the "
+    "first is that of weekly_forecasts. Earlier origins are kept.",
+)
+def horizon_forecasts(
+    context: dg.AssetExecutionContext, config: HorizonConfig, postgres: Postgres, artifacts: Artifacts
+) -> dg.MaterializeResult[None]:
+    """Forecast week after week from the accepted drop, and publish the rows of this origin."""
+    from trainer.bundle import bundle_hash, load_model
+
+    champion = artifacts.models.champion()
+    if champion is None:
+        raise dg.Failure("there is no champion model yet: materialize champion_model first", allow_retries=False)
+    drop = artifacts.raw.load()
+    origin = train_end(drop)
+    table = forecast_ahead(load_model(champion), drop, config.weeks)
+    if not np.isfinite(table["forecast"].to_numpy()).all():
+        raise dg.Failure(
+            f"the champion {champion.name} gives forecasts that are not finite within {config.weeks} weeks: nothing "
+            "was published, the last forecasts stay",
+            allow_retries=False,
+        )
+    table = table.append_column("origin", pa.array([origin] * table.num_rows, pa.date32()))
+    table = table.append_column("model_version", pa.array([bundle_hash(champion)] * table.num_rows))
+    replace_rows(postgres.settings(), "horizon_forecasts", table, same="origin")
+    totals = table.group_by("week").aggregate([("forecast", "sum")]).sort_by("week").to_pylist()
+    context.log.info(f"{table.num_rows:,} forecasts for {config.weeks} weeks after {origin}")
+    return dg.MaterializeResult(
+        metadata={
+            "dagster/row_count": table.num_rows,
+            "dagster/column_schema": column_schema(table.schema),
+            "origin": origin.isoformat(),
+            "weeks": config.weeks,
+            "totals": markdown_table(
+                ("week", "million $"), [(row["week"], f"{row['forecast_sum'] / 1e6:,.1f}") for row in totals]
+            ),
+        }
+    )

@@ -1,0 +1,63 @@
+"""The job that lets an earlier model serve again."""
+
+import dagster as dg
+from pydantic import Field
+
+from forecast_assets.assets.champion import decisions_table
+from forecast_assets.resources import Artifacts
+from trainer.errors import TrainerError
+
+
+class RollbackConfig(dg.Config):
+    """Which model is to serve."""
+
+    bundle: str = Field(
+        default="",
+        description="Name of a kept bundle, a folder under models/bundles. Without it, the one that served before the "
+        "present champion.",
+    )
+
+
+@dg.op
+def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, artifacts: Artifacts) -> None:
+    """Switch the champion's reference to a kept bundle; the one that served is not promoted again by itself."""
+    from trainer.bundle import bundle_hash, load_model
+
+    models = artifacts.models
+    present = models.champion()
+    name = config.bundle or next(
+        (
+            each.champion_before
+            for each in reversed(models.decisions())
+            if present is not None and each.outcome != "refused" and each.bundle == present.name
+        ),
+        None,
+    )
+    kept = [path.name for path in models.kept()]
+    if name is None or name not in kept:
+        wanted = "no earlier champion is known" if not name else f"there is no bundle {name!r}"
+        raise dg.Failure(f"not rolled back: {wanted}. Set bundle to one of: {', '.join(kept)}", allow_retries=False)
+    bundle = models.bundle(name)
+    if bundle == present:
+        raise dg.Failure(f"not rolled back: {name} is the champion already", allow_retries=False)
+    try:
+        load_model(bundle)
+    except TrainerError as error:
+        raise dg.Failure(f"not rolled back, the champion stays: {error}", allow_retries=False) from None
+    before = present.name if present else "no model"
+    models.record("rolled back", bundle, run_id=context.run_id, reasons=[f"by hand, {before} served"], numbers={})
+    models.promote(bundle)
+    context.log.info(f"{name} serves again in place of {before}")
+    context.log_event(
+        dg.AssetMaterialization(
+            "champion_model",
+            metadata={"promoted": False, "bundle": dg.MetadataValue.path(bundle), "decisions": decisions_table(models)},
+            tags={"dagster/data_version": bundle_hash(bundle)},
+        )
+    )
+
+
+@dg.job(description="Let an earlier model serve again. Then materialize online_features and weekly_forecasts.")
+def rollback() -> None:
+    """One switch, written down."""
+    roll_back()
