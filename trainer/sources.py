@@ -1,16 +1,15 @@
 """Where the frame comes from, if it is not there yet: the first process retrieves it through Feast, the others wait.
 
-Feast is no part of the trainer. A Feast repository brings a module `export` of its own, which is run as a process:
+Feast is no part of the trainer. The exporter is a program beside it, in images that have Feast:
 
-    python -m <name of feast_repo_path>.export --source S --frame-path DIR --chunk-size N
+    python -m feature_repo.export --source S --repo DIR --frame-path DIR --chunk-size N
 
-It publishes a frame at DIR, as a whole (`trainer.frame` says what that is), and exits with 0; with 75 if the database
-did not answer and the same again may succeed; else with another status and the reason as last line of standard error.
+It publishes a frame, as a whole (`trainer.frame` says what that is), and exits with 0; with 75 if the database did not
+answer and the same again may succeed; else with another status and the reason as last line of standard error.
 """
 
 import importlib.util
 import logging
-import os
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from trainer.signals import StopRequest
 from trainer.spec import FEAST_SOURCES, TrainSpec
 
 _logger = logging.getLogger("trainer")
+EXPORTER = "feature_repo.export"
 _TRIES = 3
 _FIRST_PAUSE_SECONDS = 1.0
 _POLL_SECONDS = 0.1
@@ -65,13 +65,12 @@ def _retrieve(spec: TrainSpec, stop: StopRequest) -> None:
             "data_source direct with a published frame"
         )
     repository = Path(spec.feast_repo_path).resolve()
-    if not (repository / "export.py").is_file():
-        raise FrameError(f"feast_repo_path {repository} has no module export: it is not a repository to train from")
-    command = [sys.executable, "-m", f"{repository.name}.export", "--source", spec.data_source]
+    if not repository.is_dir():
+        raise FrameError(f"feast_repo_path {repository} is not a directory")
+    command = [sys.executable, "-m", EXPORTER, "--source", spec.data_source, "--repo", str(repository)]
     command += ["--frame-path", str(Path(spec.frame_path).resolve()), "--chunk-size", str(spec.chunk_size)]
-    search_path = os.pathsep.join(filter(None, (str(repository.parent), os.environ.get("PYTHONPATH"))))
     for attempt in range(1, _TRIES + 1):
-        status, reason = _run(command, {**os.environ, "PYTHONPATH": search_path}, stop)
+        status, reason = _run(command, repository.parent, stop)
         if status == 0:
             return
         if status != EXIT_RESUME_ME:
@@ -82,9 +81,9 @@ def _retrieve(spec: TrainSpec, stop: StopRequest) -> None:
     raise LostDatabaseError(f"the feature store's database did not answer in {_TRIES} tries: {reason}")
 
 
-def _run(command: list[str], environment: dict[str, str], stop: StopRequest) -> tuple[int, str]:
-    """The exit status, and the last line of standard error."""
-    process = subprocess.Popen(command, env=environment, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+def _run(command: list[str], folder: Path, stop: StopRequest) -> tuple[int, str]:
+    """The exit status, and the last line of standard error. A package in `folder` comes before an installed one."""
+    process = subprocess.Popen(command, cwd=folder, stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     try:
         while True:
             try:

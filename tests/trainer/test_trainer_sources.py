@@ -3,6 +3,7 @@
 import signal
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,9 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def spec_for(tmp_path: Path, script: str, **fields: object) -> TrainSpec:
     """A spec whose Feast repository's exporter is `script`, which has `tries`, `arguments` and `ready` at hand."""
     publish_frame(made_up_table(weeks=10), tmp_path / "ready")
-    repository = tmp_path / "a_repository"
+    repository = tmp_path / "feature_repo"
     repository.mkdir()
+    (repository / "__init__.py").touch()
     prelude = f"""
         import pathlib, shutil, sys, time
         here = pathlib.Path({str(tmp_path)!r})
@@ -84,13 +86,13 @@ def test_other_failure_of_the_retrieval_is_told_with_its_last_line(tmp_path: Pat
     assert tries(tmp_path) == 1
 
 
-def test_repository_without_an_exporter_and_an_image_without_feast_are_named(
+def test_missing_repository_and_an_image_without_feast_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_for(tmp_path, "")
-    (tmp_path / "a_repository" / "export.py").unlink()
-    with pytest.raises(FrameError, match=f"feast_repo_path {tmp_path}/a_repository has no module export"):
-        provide_frame(spec, ALONE, StopRequest())
+    lost = replace(spec, feast_repo_path=str(tmp_path / "lost"))
+    with pytest.raises(FrameError, match=f"feast_repo_path {tmp_path}/lost is not a directory"):
+        provide_frame(lost, ALONE, StopRequest())
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
     with pytest.raises(FrameError, match="data_source feast_file needs Feast, which is not installed here"):
         provide_frame(spec, ALONE, StopRequest())
