@@ -101,8 +101,10 @@ def write_frame(folder: Path, batches: Iterator[pa.RecordBatch], chunk_rows: int
 
 
 def _over_ray(scratch: Path) -> Generator[pa.RecordBatch, None, None]:
+    settings = connect_settings()
+    psycopg.connect(settings.url).close()  # a database that does not answer is noticed before Ray starts
     address = configured_address() or "local"
-    return RayRetrieval(address=address).batches(connect_settings(), LABELLED_ROWS, TRAINING_SERVICE, scratch)
+    return RayRetrieval(address=address).batches(settings, LABELLED_ROWS, TRAINING_SERVICE, scratch)
 
 
 def _from_files(repo: Path, chunk_rows: int) -> Generator[pa.RecordBatch, None, None]:

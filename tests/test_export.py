@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, ValueType
+from feast.types import Float64
 
 from feature_repo.database import PostgresSettings
 from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
@@ -22,22 +24,6 @@ from forecast_assets.ingest.feature_tables import sales_features_table, store_fe
 from forecast_assets.ingest.publish import publish
 from forecast_assets.sql import statement
 from trainer.frame import read_frame
-
-FILE_REPOSITORY = """
-from datetime import timedelta
-from feast import Entity, FeatureService, FeatureView, Field, FileSource, ValueType
-from feast.types import Float64
-
-keys = [Entity(name=name, join_keys=[name], value_type=ValueType.INT64) for name in ("store", "dept")]
-sales = FeatureView(
-    name="sales",
-    entities=keys,
-    ttl=timedelta(days=730),
-    schema=[Field(name=name, dtype=Float64) for name in ("weekly_sales", "sales_lag_1")],
-    source=FileSource(path={path!r}, timestamp_field="event_timestamp"),
-)
-service = FeatureService(name={service!r}, features=[sales])
-"""
 
 
 def export(source: str, repo: Path, frame: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -90,9 +76,14 @@ def test_frame_of_a_file_store_holds_its_labelled_rows(small_drop: Path, tmp_pat
         f"project: files\nprovider: local\nregistry: {tmp_path}/registry.db\noffline_store:\n  type: dask\n"
         "entity_key_serialization_version: 3\n"
     )
-    text = FILE_REPOSITORY.format(path=str(tmp_path / "sales.parquet"), service=TRAINING_SERVICE)
-    (repo / "definitions.py").write_text(text)
-    subprocess.run([sys.executable, "-m", "feast.cli.cli", "-c", str(repo), "apply"], check=True, capture_output=True)
+    keys = [Entity(name=name, join_keys=[name], value_type=ValueType.INT64) for name in ("store", "dept")]
+    view = FeatureView(
+        name="sales",
+        entities=keys,
+        schema=[Field(name=name, dtype=Float64) for name in (LABEL, "sales_lag_1")],
+        source=FileSource(path=str(tmp_path / "sales.parquet"), timestamp_field=TIMESTAMP),
+    )
+    FeatureStore(repo_path=str(repo)).apply([*keys, view, FeatureService(name=TRAINING_SERVICE, features=[view])])
     finished = export("feast_file", repo, tmp_path / "frame", {})
     assert finished.returncode == 0, finished.stderr
     frame = read_frame(tmp_path / "frame").table

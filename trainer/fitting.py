@@ -49,6 +49,12 @@ def fit(
             rows = training.learner.part_rows(batches.batch_size // world.size) if training else batches.batch_size
             adjustments = adjustments.after_out_of_memory(rows)
             kind, cure = "cuda_out_of_memory", f"{error}; a batch is computed in twice as many parts, block by block"
+        except RuntimeError as error:
+            if world.size > 1 and Adjustments.load(file).memory_splits > adjustments.memory_splits:
+                raise OutOfDeviceMemoryError(
+                    "the device of another process has too little memory; it said so"
+                ) from error
+            raise
         recovering = True
         if kind == "cuda_out_of_memory" or world.rank == 0:
             adjustments.save(file)
