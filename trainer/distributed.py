@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from trainer import errors
 from trainer.errors import CollectiveError, TrainerError, TrainingFailure
@@ -96,7 +97,7 @@ def joined_world(spec: TrainSpec) -> Iterator[World]:
         return
     try:
         timeout = timedelta(seconds=spec.timeout_sec)
-        store, _, _ = next(dist.rendezvous("env://", timeout=timeout))
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
         # torchrun keeps one store over all restarts: without a prefix a process may read the addresses of dead ones,
         # and wait for them (pytorch issue 135712).
         store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)

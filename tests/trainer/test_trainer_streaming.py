@@ -1,6 +1,7 @@
 """A frame that is streamed is learned from as one in memory, and every row of it once an epoch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from trainer.loading import Prepared, choose_loading, prepare
 from trainer.spec import TrainSpec
 from trainer.streaming import StreamedBatches, StreamedRows
 
+Targets = np.ndarray[Any, np.dtype[np.float32]]
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
@@ -37,7 +39,7 @@ def rows_of(data: Prepared) -> StreamedRows:
     return data.batches._stream._rows
 
 
-def epoch_of(rows: StreamedRows, epoch: int, *, size: int, largest: int = 64, done: int = 0) -> list[np.ndarray]:  # type: ignore[type-arg]
+def epoch_of(rows: StreamedRows, epoch: int, *, size: int, largest: int = 64, done: int = 0) -> list[Targets]:
     """The targets of real rows, batch by batch, of all processes of an epoch."""
     targets, steps = [], set()
     for rank in range(size):
@@ -79,7 +81,7 @@ def test_loading_processes_give_the_lanes_in_turn(streamed: Prepared) -> None:
     with_workers = [np.concatenate([b.target[b.weight > 0].numpy() for b in batches.epoch(e, 0)]) for e in (1, 2)]
     assert np.array_equal(np.sort(with_workers[0]), np.sort(with_workers[1]))
     assert len(with_workers[0]) == len(rows)
-    assert not np.array_equal(*with_workers)
+    assert not np.array_equal(with_workers[0], with_workers[1])
 
 
 def test_sample_of_the_rows_is_the_same_in_memory_and_streamed(spec: TrainSpec) -> None:

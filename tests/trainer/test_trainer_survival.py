@@ -40,9 +40,10 @@ class Events:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _no_pictures() -> Iterator[None]:
-    """They take longer than the trainings of these tests."""
+def _no_pictures_and_no_fsync() -> Iterator[None]:
+    """Pictures take longer than the trainings of these tests; and nothing here is to survive a power cut."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda _descriptor: None)
         patch.setattr(job, "write_plots", lambda *_: None)
         yield
 
