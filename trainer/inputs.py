@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.frame import floats, require_columns, week_numbers
+from trainer.holidays import easter_signals
 from trainer.level import LEVEL_COLUMNS, Anchor, Floats, Levels, positions, signed_log
 from trainer.spec import SEQUENCE_MODELS, TrainSpec
 from trainer.windows import WINDOW_COLUMN
@@ -159,6 +160,7 @@ class Encoder:
         yield "level", anchor.level
         yield "group_ratio", anchor.group_ratio
         yield "own_ratio", anchor.own_ratio - np.nan_to_num(anchor.group_ratio)
+        yield from easter_signals(table, self.timestamp).items()
         for name in self.numeric_features:
             value_N = floats(table, name)
             if name.startswith(SALES_PREFIX):

@@ -17,6 +17,7 @@ Spread = tuple[float, float]
 """Factors of the distances from the median to the lower and to the upper quantile."""
 
 _MIN_ROWS = 100
+_DRIFT = 0.005
 _SMALLEST_DISTANCE = 1e-6
 
 
@@ -39,13 +40,16 @@ def calibrated_spread(quantile_NQ: Floats, actual_N: Floats) -> Spread:
 
     Split conformal prediction with errors relative to the model's own spread (Lei et al. 2018, "Distribution-free
     predictive inference for regression", section 5.2), each side for itself. 1 where there are hardly any rows.
+
+    A little more is covered here than is promised: weeks differ from one another, so that of the weeks to come less
+    falls inside than of the few calibrated on. Over four folds in time that was 1 row in 100, half of it on each side.
     """
     if len(actual_N) < _MIN_ROWS:
         return 1.0, 1.0
     error_N = actual_N - quantile_NQ[:, MEDIAN]
     distance_N2 = np.maximum(np.diff(quantile_NQ, axis=1), _SMALLEST_DISTANCE)
-    below = np.quantile(-error_N / distance_N2[:, 0], 1 - QUANTILES[0])
-    above = np.quantile(error_N / distance_N2[:, 1], QUANTILES[-1])
+    below = np.quantile(-error_N / distance_N2[:, 0], 1 - QUANTILES[0] + _DRIFT)
+    above = np.quantile(error_N / distance_N2[:, 1], QUANTILES[-1] + _DRIFT)
     return max(0.0, float(below)), max(0.0, float(above))
 
 

@@ -71,6 +71,7 @@ class TemporalFusionTransformer(nn.Module):
         self.median = nn.Linear(size, 1)
         # Training starts at the starting point itself: a correction of about 0.
         self.median.weight.detach().mul_(_OUTPUT_SCALE)
+        self.median.bias.detach().zero_()
         self.spread = nn.Linear(size, len(QUANTILES) - 1)
 
     def forward(self, numeric_BF: Tensor, codes_BC: Tensor, history_BTH: Tensor) -> Tensor:
