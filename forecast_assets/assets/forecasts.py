@@ -1,19 +1,22 @@
 """The forecast of every live series for the coming week."""
 
 import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, TIMESTAMP, VIEWS
+from feature_repo.features import ENTITY_KEYS, VIEWS
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
 from forecast_assets.sql import statement
+
+if TYPE_CHECKING:
+    from feature_repo.online_reader import OnlineFeatures
 
 _TOP = 10
 
@@ -29,7 +32,9 @@ _TOP = 10
 def weekly_forecasts(
     context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres, artifacts: Artifacts
 ) -> dg.MaterializeResult[None]:
-    """Read the online features of every live series and let the champion forecast them in one pass."""
+    """Read the online features of every live series and let the champion forecast them, as the model service does."""
+    from serving.forecasting import forecast as forecast_series
+    from serving.forecasting import service_for
     from trainer.bundle import bundle_hash, load_model
 
     champion = artifacts.models.champion()
@@ -39,8 +44,9 @@ def weekly_forecasts(
     with postgres.connect() as connection:
         keys = connection.execute(statement("coming_week_rows")).fetchall()
     week = keys[0][2]
-    features = _online_features(feast, [(store, dept) for store, dept, _ in keys], week)
-    quantiles = model.predict_quantiles(features)
+    service = service_for(model.encoder.columns)
+    features = _online_features(feast, service, [(store, dept) for store, dept, _ in keys], week)
+    quantiles = forecast_series(model, features).quantiles
     finite = np.isfinite(quantiles).all(axis=1)
     if not finite.all():
         position = int(np.flatnonzero(~finite)[0])
@@ -52,8 +58,7 @@ def weekly_forecasts(
     low, forecast, high = quantiles.T.copy()
     rows = pa.table(
         {
-            "store": features["store"].cast(pa.int64()),
-            "dept": features["dept"].cast(pa.int64()),
+            **{name: features.table[name] for name in ENTITY_KEYS},
             "week": pa.array([week] * len(keys), pa.date32()),
             "forecast": forecast,
             "p10": low,
@@ -88,8 +93,10 @@ def weekly_forecasts(
     )
 
 
-def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datetime.date) -> pa.Table:
-    """The inference service's features of ``keys``, in their order.
+def _online_features(
+    feast: FeastStore, service: str, keys: list[tuple[int, int]], week: datetime.date
+) -> "OnlineFeatures":
+    """The features of ``keys`` that ``service`` offers, in their order.
 
     Raises:
         dg.Failure: a series has no features, or not those of ``week``.
@@ -97,7 +104,7 @@ def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datet
     from feature_repo.online_reader import OnlineReader, UnknownSeriesError
 
     with feast.open() as store:
-        features = OnlineReader(store, INFERENCE_SERVICE).read(
+        features = OnlineReader(store, service).read(
             {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
         )
     remedy = "materialize online_features first. The last forecasts stay."
@@ -118,7 +125,7 @@ def _online_features(feast: FeastStore, keys: list[tuple[int, int]], week: datet
                 f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
                 allow_retries=False,
             )
-    return features.table.append_column(TIMESTAMP, pa.repeat(midnight, len(keys)))
+    return features
 
 
 def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifacts) -> dg.MetadataValue[Any]:
