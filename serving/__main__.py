@@ -22,7 +22,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="serving-metrics-") as folder:
         if settings.workers > 1:
             # Each worker counts for itself; this is where they show it to each other.
-            os.environ.setdefault(MULTIPROCESS_DIR, folder)
+            os.environ[MULTIPROCESS_DIR] = folder
         uvicorn.run(
             "serving.app:create_app",
             factory=True,

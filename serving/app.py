@@ -27,7 +27,7 @@ _UNION_TAGS = {"one", "many"}
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service, by default as ``SERVING_*`` in the environment say."""
     settings = settings or Settings.from_environment()
-    metrics = Metrics()
+    metrics = Metrics(shared=settings.workers > 1)
     features = Features(settings)
     engine = Engine(settings, features, metrics)
     keeper = Keeper(settings, engine, features, metrics)

@@ -50,7 +50,7 @@ class Explanation:
 
 def explain(model: Forecaster, features: OnlineFeatures, forecasts: Forecasts) -> list[Explanation]:
     """An explanation per row; an empty one for a row without a forecast."""
-    inputs = [name for name in model.encoder.columns if name not in {*ENTITY_KEYS, TIMESTAMP}]
+    inputs = [name for name in dict.fromkeys(model.encoder.columns) if name not in {*ENTITY_KEYS, TIMESTAMP}]
     table = features.table.append_column(TIMESTAMP, forecasts.weeks)
     explanations = []
     for row, status in enumerate(forecasts.statuses):

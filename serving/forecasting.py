@@ -93,7 +93,9 @@ def forecast(model: Model, features: OnlineFeatures) -> Forecasts:
     if usable.any():
         table = features.table.append_column(TIMESTAMP, weeks)
         quantiles[usable] = in_blocks(model, table if usable.all() else table.filter(pa.array(usable)))
-    oldest = pc.min_element_wise(*features.event_times.values(), skip_nulls=False)
+    # As numbers: there is no such function of times with a zone.
+    moments = [times.cast(pa.int64()) for times in features.event_times.values()]
+    oldest = pc.min_element_wise(*moments, skip_nulls=False).cast(weeks.type)
     shown = pa.array(usable)
     return Forecasts(
         statuses=[_status(*flags) for flags in zip(known.tolist(), whole.tolist(), strict=True)],

@@ -1,6 +1,5 @@
 """What the service counts, for Prometheus."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -13,10 +12,16 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.25
 
 
 class Metrics:
-    """One set of metrics. With several workers, each shows the sums over all."""
+    """One set of metrics.
 
-    def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+    Args:
+        shared: each of several workers shows the sums over all. ``MULTIPROCESS_DIR`` has to be in the environment from
+            the start; on its own it says nothing, because Feast sets it too.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._shared = shared
+        self._registry = registry = CollectorRegistry()
         self.stage = Histogram(
             "serving_stage_seconds",
             "Time of a request by stage: waiting for its turn, features, model, answer",
@@ -60,8 +65,8 @@ class Metrics:
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        if os.environ.get(MULTIPROCESS_DIR):
+        if self._shared:
             every_worker = CollectorRegistry()
             MultiProcessCollector(every_worker)
             return generate_latest(every_worker)
-        return generate_latest(self.registry)
+        return generate_latest(self._registry)

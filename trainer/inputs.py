@@ -1,6 +1,8 @@
 """Turns rows of a training frame into what the model reads. Fitted on training rows only."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -109,6 +111,12 @@ class Encoder:
     def columns(self) -> tuple[str, ...]:
         """Columns a table needs to be encoded."""
         return _columns(self)
+
+    @property
+    def feature_hash(self) -> str:
+        """sha256 over the features, and the inputs made from them, in the order in which the model reads them."""
+        order = [self.numeric_features, self.categorical_features, [each.name for each in self.inputs]]
+        return hashlib.sha256(json.dumps(order).encode()).hexdigest()
 
     @property
     def width(self) -> int:
