@@ -51,7 +51,8 @@ def connected(address: str, **options: Any) -> Iterator[None]:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False, **options)
     except ConnectionError as error:
         raise ConnectionError(
-            f"no Ray cluster answers at {VARIABLE}={address}: start it, or leave {VARIABLE} unset to work without Ray"
+            f"no Ray cluster answers at {VARIABLE}={address} ({error}): start it, or leave {VARIABLE} unset to work "
+            "without Ray"
         ) from error
     try:
         yield

@@ -6,7 +6,7 @@ process holds more than a batch.
 """
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,7 @@ class RayRetrieval:
 
     def batches(
         self, settings: PostgresSettings, entity_query: str, feature_service: str, folder: Path
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch, None, None]:
         """The features of the entity rows, in order; at least one batch comes, if only to carry the schema.
 
         Ray repeats a task that fails. On leaving, finished or not, tasks are cancelled and chunks removed.

@@ -64,9 +64,10 @@ class FeastStore(dg.ConfigurableResource["FeastStore"]):
             scratch: a folder that Ray's workers share.
         """
         from feature_repo.ray_cluster import configured_address
-        from feature_repo.ray_retrieval import RayRetrieval
 
         if address := self.ray_address or configured_address():
+            from feature_repo.ray_retrieval import RayRetrieval
+
             settings = self.postgres.settings()
             batches = RayRetrieval(address=address).batches(settings, entity_rows, feature_service, scratch)
         else:
