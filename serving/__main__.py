@@ -32,6 +32,8 @@ def main() -> int:
             access_log=False,
             log_level="warning",
             timeout_graceful_shutdown=settings.shutdown_seconds,
+            # A worker that is importing does not answer its supervisor, who would replace it after five seconds.
+            timeout_worker_healthcheck=60,
         )
     return 0
 

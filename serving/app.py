@@ -36,6 +36,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Rows are forecast in small blocks: more threads would wait for each other.
         torch.set_num_threads(1)
+        # Before the first request is let in: where there are several workers, the others can answer until then.
+        await keeper.look()
         following = asyncio.create_task(keeper.run())
         yield
         following.cancel()

@@ -33,15 +33,19 @@ class Keeper:
         self._refused: tuple[_Signature, float] | None = None
         self._said = ""
 
+    async def look(self) -> None:
+        """Take the champion into service, if it is a new one and can be."""
+        try:
+            await self._follow()
+        except Exception as error:
+            # The next look may find the database, or the volume, again.
+            self._say(f"not ready: {error}" if not self._engine.ready else f"the champion is not known: {error}")
+
     async def run(self) -> None:
         """Look for a new champion, for ever."""
         while True:
-            try:
-                await self._follow()
-            except Exception as error:
-                # The next look may find the database, or the volume, again.
-                self._say(f"not ready: {error}" if not self._engine.ready else f"the champion is not known: {error}")
             await asyncio.sleep(self._settings.watch_seconds)
+            await self.look()
 
     async def _follow(self) -> None:
         bundle = referenced_bundle(self._settings.models_folder, "CHAMPION")
