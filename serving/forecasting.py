@@ -33,8 +33,22 @@ _SERIES_VIEW = "sales_history_features"
 _OF_SERIES = tuple(view.name for view in VIEWS if view.keys == ENTITY_KEYS)
 
 
+class Columns(Protocol):
+    """What a model says of its inputs."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a table needs to be forecast."""
+        ...
+
+
 class Model(Protocol):
     """What is asked of a champion."""
+
+    @property
+    def encoder(self) -> Columns:
+        """Its inputs."""
+        ...
 
     def predict_quantiles(self, table: pa.Table) -> Floats:
         """Dollars, one row per row of ``table``, one column per quantile."""
@@ -109,6 +123,7 @@ def in_blocks(model: Model, table: pa.Table) -> Floats:
     """``model.predict_quantiles`` of a table with at least one row, in blocks of ``BLOCK_ROWS``."""
     rows = table.num_rows
     missing = -rows % BLOCK_ROWS
+    table = table.select(list(dict.fromkeys(model.encoder.columns)))
     if missing:
         table = table.take(pa.array(np.minimum(np.arange(rows + missing), rows - 1)))
     blocks = [model.predict_quantiles(table.slice(start, BLOCK_ROWS)) for start in range(0, table.num_rows, BLOCK_ROWS)]

@@ -66,10 +66,12 @@ class Keeper:
             self._refused = (signature, time.monotonic() + _SECOND_LOOK_SECONDS)
             self._say(f"{error}; " + ("the old champion goes on" if self._engine.ready else "there is none to serve"))
             return
-        await asyncio.to_thread(self._features.prepare, champion.service)
-        before, self._engine.champion = self._engine.champion, champion
+        before = self._engine.champion
+        if before is None or before.service != champion.service:
+            await asyncio.to_thread(self._features.prepare, champion.service)
+        self._engine.champion = champion
         if before is not None:
-            self._metrics.model.remove(before.name, before.version)
+            self._metrics.model.labels(before.name, before.version).set(0)
         self._metrics.model.labels(champion.name, champion.version).set(1)
         self._metrics.switches.inc()
         self._served, self._refused = signature, None

@@ -46,7 +46,7 @@ class Metrics:
         )
         self.model = Gauge(
             "serving_model_info",
-            "1 for the model that serves",
+            "1 for the model that serves, 0 for those before",
             ["name", "version"],
             registry=registry,
             multiprocess_mode="livemax",

@@ -3,7 +3,7 @@
 import ipaddress
 import os
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -14,6 +14,10 @@ MAX_ROWS = 10_000
 """Rows in one request."""
 
 OnStale = Literal["warn", "refuse"]
+_POSITIVE = (
+    *("port", "workers", "watch_seconds", "max_requests", "max_rows", "max_body_bytes"),
+    *("database_seconds", "request_seconds", "shutdown_seconds"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,8 +63,8 @@ class Settings:
                 f"{PREFIX}HOST is {self.host}, which others can reach, and {PREFIX}API_KEY is not set: set a key, or "
                 "listen on 127.0.0.1"
             )
-        for name in ("port", "workers", "max_requests", "max_rows", "max_body_bytes", "database_seconds"):
-            if getattr(self, name) <= 0:
+        for name in _POSITIVE:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{PREFIX}{name.upper()} is {getattr(self, name)}: it must be above 0")
         if self.max_rows < MAX_ROWS:
             raise ValueError(f"{PREFIX}MAX_ROWS is {self.max_rows}: one request may already have {MAX_ROWS:,}")
@@ -87,14 +91,6 @@ class Settings:
             if environment.get(variable)
         }
         return cls(**values)
-
-    def to_environment(self) -> dict[str, str]:
-        """The inverse, for the processes that the service starts."""
-        return {
-            f"{PREFIX}{each.name.upper()}": str(getattr(self, each.name))
-            for each in fields(self)
-            if each.default is MISSING or getattr(self, each.name) != each.default
-        }
 
 
 def _parsed(variable: str, text: str, type_: Any) -> Any:

@@ -1,5 +1,7 @@
 """The service answers with the numbers of ``weekly_forecasts``, through swaps of models and losses of the database."""
 
+import asyncio
+import contextlib
 import json
 import shutil
 import signal
@@ -9,21 +11,27 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 import httpx
+import hypothesis
+import hypothesis.strategies as st
 import pytest
+import schemathesis
 from serving_example import Installation, Service, forecasts_of, installed, serving
 
 from forecast_assets.assets.forecasts import weekly_forecasts
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
+from serving.app import create_app
+from serving.settings import Settings
 from trainer.bundle import bundle_hash
 
 # Raised by Dagster about its own resources that hold resources.
 pytestmark = pytest.mark.filterwarnings("ignore:InitResourceContext.dagster_run is deprecated:DeprecationWarning")
 
 UNKNOWN = {"store": 999, "dept": 1}
+_NAMES = ["store", "dept", "inputs", "outputs", "name", "shape", "datatype", "data", "id"]
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +174,38 @@ def test_a_bad_request_is_told_which_field(service: Service, body: Any, field: l
     assert len(response.content) < 1_000
 
 
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_NAMES) | st.text(max_size=3), inner),
+    max_leaves=12,
+)
+
+
+@hypothesis.settings(max_examples=60, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.given(JSON, st.sampled_from(["/predict", "/predict?explain=true", "/v2/models/demand-forecast/infer"]))
+def test_no_body_makes_the_service_fail(service: Service, body: Any, path: str) -> None:
+    response = service.client.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})
+    assert response.status_code in (200, 400, 404, 422)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_no_request_made_up_from_the_documentation_makes_the_service_fail(service: Service) -> None:
+    schema = schemathesis.openapi.from_url(str(service.client.base_url.join("/openapi.json")))
+    operations: list[Any] = [cast("Any", result).ok() for result in schema.get_all_operations()]
+    assert len(operations) >= 8
+
+    for operation in operations:
+        for mode in schemathesis.GenerationMode:
+
+            @hypothesis.settings(max_examples=12, suppress_health_check=list(hypothesis.HealthCheck))
+            @hypothesis.given(operation.as_strategy(generation_mode=mode))
+            def never_fails(case: Any) -> None:
+                assert case.call().status_code < 500
+
+            with contextlib.suppress(hypothesis.errors.Unsatisfiable):  # what takes nothing cannot be given it wrong
+                never_fails()
+
+
 def test_bodies_that_are_too_large_or_no_json_are_refused(service: Service) -> None:
     def pieces() -> Iterator[bytes]:
         for _ in range(30):
@@ -265,6 +305,29 @@ def test_metrics_count_rows_and_name_the_model(service: Service, installation: I
     text = service.client.get("/metrics").text
     assert f'version="{service.version()}"' in text
     assert {f'stage="{stage}"' in text for stage in ("wait", "features", "model", "answer")} == {True}
+
+
+def test_stale_features_are_refused_where_that_is_configured(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in installation.environment.items():
+        monkeypatch.setenv(name, value)
+
+    async def answers() -> list[httpx.Response]:
+        app = create_app(Settings(on_stale="refuse"))
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+        ):
+            return [await client.post("/predict", json=body) for body in (installation.keys[0], installation.keys[:1])]
+
+    one, many = asyncio.run(answers())
+
+    assert one.status_code == 409
+    assert "the features are of 2012-11-02" in one.json()["detail"]
+    (row,) = many.json()
+    assert (many.status_code, row["status"], row["forecast"]) == (200, "stale features", None)
 
 
 def test_two_workers_answer_and_a_signal_lets_them_finish_what_they_have(installation: Installation) -> None:
