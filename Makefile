@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once: a virtual environment in .venv with the versions of requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test dev lint format bench psql clean lock
+.PHONY: help demo serve test test-cluster deploy-check dev lint format bench psql clean lock
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 export DAGSTER_HOME := $(CURDIR)
 
 help: ## What can be made
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
 
 demo: $(INSTALLED) ## From CSV files to next week's forecasts (LANDING_DIR=folder for your own)
 	@$(BIN)/python -m forecast_assets.demo
@@ -20,6 +20,13 @@ serve: $(INSTALLED) ## The model service at http://127.0.0.1:8080/docs (after ma
 
 test: $(INSTALLED) ## All tests
 	@$(BIN)/python -m pytest
+
+test-cluster: $(INSTALLED) ## TrainJob scenarios on the cluster of KUBECONFIG (docs/cluster.md)
+	@TEST_CLUSTER_NAMESPACE="$${TEST_CLUSTER_NAMESPACE:-trainjob-test}" \
+		$(BIN)/python -m pytest tests/test_kubernetes_scenarios.py -v -rs --timeout 900
+
+deploy-check: $(INSTALLED) ## Render deploy/ and check schemas and references (needs kubectl)
+	@$(BIN)/python -m deploy.checks
 
 dev: $(INSTALLED) ## The Dagster UI at http://localhost:3000
 	@$(BIN)/dagster dev
@@ -35,7 +42,7 @@ format: $(INSTALLED) ## Let ruff arrange the code
 	@$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## The figures of the README, measured here
-	@for name in ingest retrieval online materialize serving pipeline; do \
+	@for name in ingest retrieval online materialize trainjob serving pipeline; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 psql: $(INSTALLED) ## A prompt on the database

@@ -34,7 +34,9 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
 
     settings = settings or connect_settings()
     with psycopg.connect(settings.url) as connection:
-        connection.execute(f"CREATE SCHEMA IF NOT EXISTS {REGISTRY_SCHEMA}")
+        # IF NOT EXISTS needs the right to create even where the schema exists; readers do not have it.
+        if connection.execute("SELECT to_regnamespace(%s)", (REGISTRY_SCHEMA,)).fetchone() == (None,):
+            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {REGISTRY_SCHEMA}")
     text = (REPO_PATH / "feature_store.yaml").read_text()
     config = _fill(yaml.safe_load(text), _variables(settings))
     on_ray = config["batch_engine"] != "local"

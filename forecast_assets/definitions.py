@@ -3,6 +3,7 @@
 import dagster as dg
 
 from forecast_assets.assets.accuracy import forecast_accuracy, inputs_as_in_training
+from forecast_assets.assets.backtest import backtest
 from forecast_assets.assets.champion import champion_model
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.forecasts import weekly_forecasts
@@ -14,7 +15,7 @@ from forecast_assets.assets.registry import feast_registry
 from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
-from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, train_job_client
+from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, TrainJobs
 from forecast_assets.rollback import rollback
 
 postgres = Postgres()
@@ -34,6 +35,7 @@ defs = dg.Definitions(
         weekly_forecasts,
         horizon_forecasts,
         forecast_accuracy,
+        backtest,
     ],
     asset_checks=[training_frame_checks, inputs_as_in_training],
     jobs=[rollback],
@@ -42,7 +44,7 @@ defs = dg.Definitions(
         "feast": FeastStore(postgres=postgres),
         "landing_zone": LandingZone(),
         "artifacts": artifacts,
-        "train_jobs": train_job_client(artifacts),
+        "train_jobs": TrainJobs(artifacts=artifacts),
     },
     loggers={"console": dg.colored_console_logger, "progress": progress_logger},
     # Steps are short or only wait for a job: a process for each would cost more than it isolates.

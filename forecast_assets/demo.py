@@ -17,6 +17,7 @@ def main() -> int:
     """Materialize every asset in this process. Returns the exit status: 0 for success, 1 for a failed asset."""
     _quieten()
     os.environ.setdefault("DAGSTER_HOME", str(PROJECT_ROOT))
+    os.environ.setdefault("TRAIN_ECHO", "0")  # the job's own lines are in its folder
     artifacts = Artifacts()
     landing = os.environ.get("LANDING_DIR")
     _say("Weekly demand forecasts, from CSV files to the coming week")

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,15 @@ from feature_repo.paths import data_dir
 from forecast_assets.frame_store import FrameStore
 from forecast_assets.model_store import ModelStore
 from forecast_assets.raw_store import RawStore
-from forecast_assets.trainjob import LocalLauncher, PipesTrainJobClient
+from forecast_assets.trainjob import (
+    ContainerPlatform,
+    JobPlatform,
+    KubernetesPlatform,
+    LocalPlatform,
+    PipesTrainJobClient,
+    Retention,
+    echo_to_stdout,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -134,7 +143,58 @@ class Artifacts(dg.ConfigurableResource["Artifacts"]):
         return self.root / "pictures" / f"{name}.png"
 
 
-def train_job_client(artifacts: Artifacts) -> PipesTrainJobClient:
-    """Trains as torchrun processes on this machine; their number is ``TRAIN_PROCESSES`` (default 2)."""
-    processes = int(os.environ.get("TRAIN_PROCESSES", "2"))
-    return PipesTrainJobClient(LocalLauncher(num_proc_per_node=processes), artifacts.jobs)
+class TrainJobs(dg.ConfigurableResource["TrainJobs"]):
+    """Where trainings run. What is not set here is taken from the environment."""
+
+    artifacts: dg.ResourceDependency[Artifacts]
+    backend: str | None = Field(
+        default=None,
+        description="local: torchrun on this machine. container: docker or podman. kubernetes: a cluster with Kubeflow "
+        "Trainer. Without it, TRAIN_BACKEND, else local. The other TRAIN_* variables are in .env.example.",
+    )
+    namespace: str | None = Field(
+        default=None, description="Of the cluster; without it TRAIN_NAMESPACE, else forecast."
+    )
+    runtime: str | None = Field(default=None, description="Training runtime of the cluster; without it TRAIN_RUNTIME.")
+    queue: str | None = Field(default=None, description="Kueue's local queue; without it TRAIN_QUEUE, else none.")
+    priority: str | None = Field(default=None, description="Kueue's priority class; without it TRAIN_PRIORITY.")
+    keep_days: float | None = Field(default=None, description="Of ended jobs; without it TRAIN_KEEP_DAYS, else 7.")
+
+    def client(self) -> PipesTrainJobClient:
+        """The client that launches and follows them; ValueError for a setting that means nothing."""
+        keep = timedelta(days=float(self.keep_days or os.environ.get("TRAIN_KEEP_DAYS") or 7))
+        return PipesTrainJobClient(
+            self.platform(), self.artifacts.jobs / "records", retention=Retention(keep=keep), echo=_echo
+        )
+
+    def platform(self) -> JobPlatform:
+        """The place where they run, also for notebooks; ValueError for a setting that means nothing."""
+        backend = self.backend or os.environ.get("TRAIN_BACKEND") or "local"
+        folder = self.artifacts.jobs / backend
+        if backend == "local":
+            return LocalPlatform(folder, num_proc_per_node=train_processes())
+        if backend == "container":
+            socket = os.environ.get("TRAIN_CONTAINER_SOCKET")
+            return ContainerPlatform(folder=folder, shared=[self.artifacts.root.resolve()], socket=socket)
+        if backend == "kubernetes":
+            return KubernetesPlatform(
+                namespace=os.environ.get("TRAIN_NAMESPACE", "forecast"),
+                runtime=os.environ.get("TRAIN_RUNTIME", "forecast-torch-cpu"),
+                context=os.environ.get("TRAIN_KUBE_CONTEXT"),
+                queue=os.environ.get("TRAIN_QUEUE"),
+                priority=os.environ.get("TRAIN_PRIORITY"),
+            )
+        raise ValueError(f"TRAIN_BACKEND is {backend!r}; allowed: local, container, kubernetes")
+
+
+def train_processes() -> int:
+    """Processes of a training on this machine at most: TRAIN_PROCESSES, else 2."""
+    processes = os.environ.get("TRAIN_PROCESSES") or "2"
+    if not processes.isdecimal() or int(processes) == 0:
+        raise ValueError(f"TRAIN_PROCESSES is {processes!r}; allowed: a number of processes, 1 or more")
+    return int(processes)
+
+
+def _echo(line: str) -> None:
+    if os.environ.get("TRAIN_ECHO") != "0":
+        echo_to_stdout(line)

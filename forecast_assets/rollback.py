@@ -5,6 +5,7 @@ from pydantic import Field
 
 from forecast_assets.assets.champion import decisions_table
 from forecast_assets.resources import Artifacts
+from forecast_assets.tracking import track_champion
 from trainer.errors import TrainerError
 
 
@@ -47,6 +48,7 @@ def roll_back(context: dg.OpExecutionContext, config: RollbackConfig, artifacts:
     before = present.name if present else "no model"
     models.record("rolled back", bundle, run_id=context.run_id, reasons=[f"by hand, {before} served"], numbers={})
     models.promote(bundle)
+    track_champion(bundle, log=context.log)
     context.log.info(f"{name} serves again in place of {before}")
     context.log_event(
         dg.AssetMaterialization(

@@ -26,7 +26,7 @@ class Influence:
 
     Attributes:
         feature: the input.
-        value: what it was; None where it is missing.
+        value: what it was; None where it is missing, and for an array, such as a year of sales.
         dollars: the forecast less the forecast without it.
     """
 
@@ -62,10 +62,14 @@ def explain(model: Forecaster, features: OnlineFeatures, forecasts: Forecasts) -
         effects = forecasts.quantiles[row, _FORECAST] - without
         order = np.argsort(-np.abs(effects), kind="stable")[:SHOWN]
         influences = [
-            Influence(inputs[n], one[inputs[n]][0].as_py(), float(effects[n])) for n in order if effects[n] != 0
+            Influence(inputs[n], _shown(one[inputs[n]][0].as_py()), float(effects[n])) for n in order if effects[n] != 0
         ]
         explanations.append(Explanation(one[USUAL_LEVEL][0].as_py(), influences))
     return explanations
+
+
+def _shown(value: Any) -> Any:
+    return None if isinstance(value, list) else value
 
 
 def _without(row: pa.Table, name: str) -> pa.Table:

@@ -40,7 +40,7 @@ class Influence(BaseModel):
     """What one input moved the forecast by."""
 
     feature: str
-    value: Any = Field(description="What it was; null where it is missing")
+    value: Any = Field(description="What it was; null where it is missing, and for a whole year of sales")
     dollars: float = Field(description="The forecast less the forecast without this input")
 
 

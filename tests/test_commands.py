@@ -77,6 +77,7 @@ def test_every_asset_says_what_it_is_and_who_owns_it() -> None:
         "weekly_forecasts": "serving",
         "horizon_forecasts": "serving",
         "forecast_accuracy": "serving",
+        "backtest": "serving",
     }
     assert [name for name, spec in specs.items() if not (spec.description and spec.owners and spec.kinds)] == []
 

@@ -29,6 +29,7 @@ from forecast_assets.ingest.drop import Drop, read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
 from forecast_assets.ingest.publish import publish
 from forecast_assets.sql import statement
+from trainer.windows import WINDOW_COLUMN, SalesPanel, read_windows
 
 WINDOW = "sales_window_52"
 
@@ -130,6 +131,15 @@ def test_a_window_holds_the_52_weeks_before_the_row_and_nan_where_there_was_none
     ]
     assert found.num_rows == len(sales) + 33
     np.testing.assert_array_equal(np.array(found[WINDOW].to_pylist()), np.array(expected))
+
+
+def test_the_trainer_cuts_the_same_windows_from_labels(feature_store: FeatureStore, drop: Drop) -> None:
+    windows = [f"sales_window_features:{WINDOW}"]
+    served = feature_store.get_historical_features(statement("labelled_rows"), windows).to_arrow()
+    rows = sales_features_table(drop).rows
+    panel = SalesPanel.of(rows, series=ENTITY_KEYS, timestamp=TIMESTAMP, label=LABEL)
+    assert WINDOW_COLUMN == WINDOW
+    assert panel.windows(served).tobytes() == read_windows(served).tobytes()
 
 
 def test_the_last_value_of_a_window_is_the_lag_of_one_week(feature_store: FeatureStore) -> None:

@@ -20,7 +20,8 @@ from forecast_assets.sample_data import write_sample_data
 
 LAST_WEEK = "2012-10-26"
 COMING_WEEK = "2012-11-02"
-EVERYTHING = ("asset", "materialize", "-m", "forecast_assets.definitions", "--select", "*")
+MATERIALIZE = ("asset", "materialize", "-m", "forecast_assets.definitions", "--select")
+EVERYTHING = (*MATERIALIZE, "not key:backtest")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,17 @@ def test_a_second_identical_run_changes_nothing(installation: Installation) -> N
     assert result.returncode == 0, result.stderr
     after = installation.state()
     assert [part for part in before if before[part] != after[part]] == []
+
+
+def test_a_backtest_trains_on_the_past_alone_and_forecasts_what_came_after(installation: Installation) -> None:
+    result = installation.dagster(*MATERIALIZE, "backtest")
+
+    assert result.returncode == 0, result.stderr
+    weeks = installation.query("SELECT DISTINCT origin::text, week::text FROM backtest_forecasts ORDER BY 2")
+    assert weeks == [("2012-09-28", week) for week in ("2012-10-05", "2012-10-12", "2012-10-19", LAST_WEEK)]
+    sold = "SELECT store, dept, date, weekly_sales FROM sales_features"
+    compared = "SELECT store, dept, week, weekly_sales FROM backtest_forecasts"
+    assert installation.query(f"{compared} EXCEPT {sold}") == []
 
 
 @pytest.mark.parametrize(

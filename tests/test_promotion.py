@@ -35,8 +35,8 @@ def test_a_candidate_within_the_tolerances_of_the_champion_is_promoted() -> None
             replace(GOOD, holiday_wmae=1_580.0),
             "WMAE in holiday weeks 1,580 is worse than the champion's 1,500 by more than 5%",
         ),
-        (replace(GOOD, coverage=0.6), "60.0% of the sales lie in the 80 % interval, not within 65% to 95%"),
-        (replace(GOOD, coverage=0.97), "97.0% of the sales lie in the 80 % interval, not within 65% to 95%"),
+        (replace(GOOD, coverage=0.6), "60.0% of the sales lie in the 80 % interval, not within 65% to 98%"),
+        (replace(GOOD, coverage=0.99), "99.0% of the sales lie in the 80 % interval, not within 65% to 98%"),
     ],
 )
 def test_a_candidate_is_refused_by_each_rule_alone_and_told_the_numbers(candidate: Evidence, refusal: str) -> None:

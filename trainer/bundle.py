@@ -30,7 +30,7 @@ MODEL_FILE = "best_model.pt"
 SIDECAR_FILE = "bundle.json"
 
 
-def write_bundle(directory: Path, *, fitted: Fitted, encoder: Encoder, facts: Mapping[str, Any]) -> None:
+def write_bundle(directory: Path, *, fitted: Fitted, forecaster: Forecaster, facts: Mapping[str, Any]) -> None:
     """Write model and sidecar to `directory`, beside files for people that are there already.
 
     Args:
@@ -43,11 +43,12 @@ def write_bundle(directory: Path, *, fitted: Fitted, encoder: Encoder, facts: Ma
             "EPOCH": fitted.best.epoch,
             "VAL_LOSS": fitted.best.validation_loss,
             "MODEL_CONFIG": config_to_dict(fitted.config),
-            "FEATURE_HASH": encoder.feature_hash,
+            "FEATURE_HASH": forecaster.encoder.feature_hash,
         },
         directory / MODEL_FILE,
     )
-    sidecar = {**facts, "encoder": encoder.to_dict(), "files": _file_hashes(directory)}
+    described = {"encoder": forecaster.encoder.to_dict(), "spread": forecaster.spread}
+    sidecar = {**facts, **described, "files": _file_hashes(directory)}
     (directory / SIDECAR_FILE).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -76,15 +77,16 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
         if (actual := _sha256(root / name)) != expected:
             raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
     checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
-    feature_hash = Encoder.from_dict(sidecar["encoder"]).feature_hash
-    if checkpoint.get("FEATURE_HASH") != feature_hash:
+    encoder = Encoder.from_dict(sidecar["encoder"])
+    if checkpoint.get("FEATURE_HASH") != encoder.feature_hash:
         raise BundleError(
             f"bundle {root} holds a model of other features, or of the same in another order: the hash of the "
-            f"encoder's in {SIDECAR_FILE} is {feature_hash}, the model's is {checkpoint.get('FEATURE_HASH')}"
+            f"encoder's in {SIDECAR_FILE} is {encoder.feature_hash}, the model's is {checkpoint.get('FEATURE_HASH')}"
         )
     model = build_model(config_from_dict(checkpoint["MODEL_CONFIG"]))
     model.load_state_dict(checkpoint["MODEL_STATE"])
-    return Forecaster(encoder=Encoder.from_dict(sidecar["encoder"]), model=model)
+    below, above = sidecar["spread"]
+    return Forecaster(encoder=encoder, model=model, spread=(below, above))
 
 
 def read_sidecar(path: Path | str) -> dict[str, Any]:

@@ -1,92 +1,89 @@
-"""What people read of a bundle: the model card and two pictures."""
+"""What people read of a bundle: the model card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
-from trainer.frame import floats, week_numbers
-from trainer.level import Floats
-from trainer.spec import TrainSpec
-from trainer.training import EpochReport
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from typing import Any
 
 CARD_FILE = "MODEL_CARD.md"
-LOSS_PLOT = "loss.png"
-FORECAST_PLOT = "forecast.png"
 
 _METRICS = ("wmae", "mae", "rmse", "wape", "mape")
+_LARGEST_GROUPS = 10
 
 
 def write_card(directory: Path, facts: Mapping[str, Any]) -> None:
     """Describe the training in a page of Markdown, from the facts of the sidecar."""
-    spec, training, validation = facts["spec"], facts["training"], facts["validation"]
-    rows = {"model": facts["scores"], **facts["baselines"]}
-    table = [
-        "| forecast | WMAE $ | MAE $ | RMSE $ | WAPE | MAPE over $1,000 |",
-        "|---|---|---|---|---|---|",
-        *(f"| {name} | " + " | ".join(_figure(m, scores[m]) for m in _METRICS) + " |" for name, scores in rows.items()),
-    ]
+    spec, training, validation, interval = (facts[name] for name in ("spec", "training", "validation", "interval"))
+    compared = {"this model": facts["scores"], **facts["baselines"]}
+    groups = sorted(facts["by_group"].items(), key=lambda item: -item[1]["sales"])[:_LARGEST_GROUPS]
     lines = [
-        "# Weekly sales forecast, one week ahead",
+        "# Weekly sales, one week ahead",
         "",
-        f"{spec['members']} perceptrons ({' x '.join(map(str, spec['hidden_dims']))}) correct the recent level of a "
-        "series moved by last year's season; the forecast is their mean.",
+        _description(spec),
         "",
         f"Trained on {training['rows']:,} rows, {' to '.join(training['weeks'])}; scored on the "
         f"{validation['rows']:,} rows from {' to '.join(validation['weeks'])}. "
-        f"Epoch {training['best_epoch']} of {spec['num_epochs']} is kept, the one that scored best there.",
+        f"Epoch {training['best_epoch']} of {spec['num_epochs']} is kept, the one that scored best on those rows.",
         "",
-        *table,
+        "## Accuracy",
+        "",
+        *_table(
+            ("forecast", "WMAE $", "MAE $", "RMSE $", "WAPE", "MAPE over $1,000"),
+            ((name, *(_figure(metric, scores[metric]) for metric in _METRICS)) for name, scores in compared.items()),
+        ),
+        "",
+        "WMAE weighs weeks with a flagged holiday five times.",
+        "",
+        "## Uncertainty",
+        "",
+        f"The 10 % and 90 % quantiles should hold 80 % of the sales between them: they held "
+        f"{interval['coverage']:.1%}, {interval['below']:.1%} fell below and {interval['above']:.1%} above. "
+        + _calibration(facts["quantiles"]["calibration_rows"]),
+        "",
+        f"## The largest of each {spec['group']}",
+        "",
+        *_table(
+            (spec["group"], "sales, million $", "WMAE $", "WAPE", "within 10 % to 90 %"),
+            (
+                (name, f"{s['sales'] / 1e6:,.1f}", f"{s['wmae']:,.0f}", f"{s['wape']:.1%}", f"{s['coverage']:.1%}")
+                for name, s in groups
+            ),
+        ),
+        "",
+        "## Limits",
+        "",
+        "It forecasts the coming week from sales up to the week before. A series without sales in the last weeks "
+        "starts from its older level or from that of its group. Drivers in motion for less than a year of the "
+        "training weeks are not read.",
         "",
         f"Inputs: {', '.join(facts['inputs'])}.",
+        "",
         f"Frame: {facts['frame']['content_hash']}.",
         "",
     ]
     (directory / CARD_FILE).write_text("\n".join(lines), encoding="utf-8")
 
 
+def _description(spec: Mapping[str, Any]) -> str:
+    if spec["model_type"] == "tft":
+        model = (
+            f"A Temporal Fusion Transformer ({spec['tft_hidden_size']} units, {spec['tft_num_heads']} heads) that "
+            "reads the sales of the year before week by week corrects"
+        )
+    else:
+        sizes = " x ".join(map(str, spec["hidden_dims"]))
+        model = f"The mean of {spec['members']} perceptrons ({sizes}) corrects"
+    return f"{model} the recent level of a series moved by last year's season."
+
+
+def _calibration(rows: int) -> str:
+    if not rows:
+        return "They are as the model learned them: there was no gap of weeks to calibrate them on."
+    return f"They are calibrated on the {rows:,} rows between the training and the validation weeks."
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
 def _figure(metric: str, value: float) -> str:
     return f"{value:.1%}" if metric in ("wape", "mape") else f"{value:,.0f}"
-
-
-def write_plots(
-    directory: Path, history: Sequence[EpochReport], table: pa.Table, forecast_N: Floats, spec: TrainSpec
-) -> None:
-    """Draw the losses by epoch, and the largest group's forecast against its sales over the validation weeks."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    epochs = [report.epoch for report in history]
-    axes.plot(epochs, [report.training_loss for report in history], marker="o", label="training")
-    axes.plot(epochs, [report.validation_loss for report in history], marker="o", label="validation")
-    axes.set(xlabel="epoch", ylabel="loss (log dollars)", xticks=epochs)
-    axes.legend()
-    _save(figure, directory / LOSS_PLOT)
-
-    sales_N, group_N = floats(table, spec.label), np.asarray(table[spec.group].to_numpy())
-    groups, member_N = np.unique(group_N, return_inverse=True)
-    largest = groups[np.bincount(member_N, weights=sales_N).argmax()]
-    chosen_N = group_N == largest
-    week_W, week_n = np.unique(week_numbers(table, spec.timestamp)[chosen_N], return_inverse=True)
-    dates_W = pc.unique(table[spec.timestamp].filter(pa.array(chosen_N))).sort().to_numpy()
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for label, value_N in (("sales", sales_N), ("forecast", forecast_N)):
-        total_W = np.bincount(week_n, weights=value_N[chosen_N], minlength=len(week_W))
-        axes.plot(dates_W, total_W / 1e6, marker="o", label=label)
-    axes.set(ylabel="million dollars a week", title=f"{spec.group} {largest}")
-    axes.tick_params(axis="x", rotation=30)
-    axes.legend()
-    _save(figure, directory / FORECAST_PLOT)
-
-
-def _save(figure: "Figure", path: Path) -> None:
-    # Without the program's name and version the picture depends on what it shows alone.
-    figure.savefig(path, dpi=100, metadata={"Software": None})

@@ -13,15 +13,17 @@ from torch import Tensor
 
 from trainer.baselines import BASELINE_COLUMNS
 from trainer.frame import floats, require_columns, split_masks, week_span
+from trainer.history import History
 from trainer.inputs import Encoded, Encoder
 from trainer.level import Floats, signed_log
 from trainer.spec import TrainSpec
+from trainer.windows import SalesPanel, with_windows
 
 _LEVEL_EXPONENT = 0.6
 _SMALLEST_LEVEL = 10.0
 
 ModelInputs = tuple[Tensor, Tensor, Tensor | None]
-"""What a model's forward takes: numeric_BF, codes_BC, and history_BTH or None."""
+"""What a model's forward takes: numeric_BF, codes_BC, and history_BTH or None for a model that reads none."""
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -30,12 +32,15 @@ class Inputs:
 
     numeric: Tensor
     codes: Tensor
+    history: History | None
 
     @classmethod
-    def of(cls, encoded: Encoded, device: torch.device) -> Self:
-        """Put encoded rows on `device`."""
+    def of(cls, encoded: Encoded, history: History | None, device: torch.device) -> Self:
+        """Put encoded rows on `device`, where their history already is."""
         return cls(
-            numeric=torch.from_numpy(encoded.numeric).to(device), codes=torch.from_numpy(encoded.codes).to(device)
+            numeric=torch.from_numpy(encoded.numeric).to(device),
+            codes=torch.from_numpy(encoded.codes).to(device),
+            history=history,
         )
 
     def __len__(self) -> int:
@@ -43,7 +48,7 @@ class Inputs:
 
     def take(self, index_B: Tensor) -> ModelInputs:
         """The inputs of some rows, by position."""
-        return self.numeric[index_B], self.codes[index_B], None
+        return self.numeric[index_B], self.codes[index_B], self.history.take(index_B) if self.history else None
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -78,14 +83,21 @@ class Rows:
     is_holiday: Floats
 
     @classmethod
-    def of(cls, table: pa.Table, encoder: Encoder, spec: TrainSpec, device: torch.device) -> Self:
-        """Encode `table` and put it on `device`."""
+    def of(
+        cls, table: pa.Table, encoder: Encoder, spec: TrainSpec, panel: SalesPanel | None, device: torch.device
+    ) -> Self:
+        """Encode `table` and put it on `device`.
+
+        Args:
+            panel: the sales from which histories are cut, for a model that reads them.
+        """
         encoded = encoder.encode(table)
+        history = History.of(panel.sales, panel.locate(table), encoded, device) if panel else None
         actual_N, is_holiday_N = floats(table, spec.label), floats(table, spec.holiday)
         weight_N = np.maximum(np.expm1(np.abs(encoded.level)), _SMALLEST_LEVEL) ** _LEVEL_EXPONENT
         weight_N = weight_N * np.where(is_holiday_N > 0, spec.holiday_loss_weight, 1.0)
         return cls(
-            inputs=Inputs.of(encoded, device),
+            inputs=Inputs.of(encoded, history, device),
             start=encoded.start,
             target=torch.as_tensor(signed_log(actual_N) - encoded.start, dtype=torch.float32, device=device),
             weight=torch.as_tensor(weight_N / weight_N.mean(), dtype=torch.float32, device=device),
@@ -103,12 +115,17 @@ class Rows:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Dataset:
-    """A frame made ready for training, and its validation rows as they came."""
+    """A frame made ready for training.
+
+    validation_table: the validation rows as a forecaster reads them.
+    gap_table: likewise the rows between training and validation, neither learned from nor scored.
+    """
 
     encoder: Encoder
     training: Rows
     validation: Rows
     validation_table: pa.Table
+    gap_table: pa.Table
     training_weeks: tuple[str, str]
 
     @classmethod
@@ -123,12 +140,17 @@ class Dataset:
         require_columns(table, [spec.label, spec.holiday, *BASELINE_COLUMNS])
         training_mask, validation_mask = split_masks(table, spec)
         training_table = table.filter(pa.array(training_mask))
+        gap_table = table.filter(pa.array(~(training_mask | validation_mask)))
         validation_table = table.filter(pa.array(validation_mask))
         encoder = Encoder.fit(training_table, spec)
+        panel = None
+        if encoder.reads_windows:
+            panel = SalesPanel.of(table, series=spec.series, timestamp=spec.timestamp, label=spec.label)
         return cls(
             encoder=encoder,
-            training=Rows.of(training_table, encoder, spec, device),
-            validation=Rows.of(validation_table, encoder, spec, device),
-            validation_table=validation_table,
+            training=Rows.of(training_table, encoder, spec, panel, device),
+            validation=Rows.of(validation_table, encoder, spec, panel, device),
+            validation_table=with_windows(validation_table, panel) if panel else validation_table,
+            gap_table=with_windows(gap_table, panel) if panel else gap_table,
             training_weeks=week_span(training_table, spec.timestamp),
         )

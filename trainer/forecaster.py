@@ -3,7 +3,9 @@
 Shapes: N rows, M members, B rows at once, Q quantiles.
 """
 
+import dataclasses
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -11,19 +13,26 @@ import torch
 from torch import Tensor, nn
 
 from trainer.dataset import Inputs
+from trainer.frame import floats, require_columns
+from trainer.history import History
 from trainer.inputs import Encoder
-from trainer.level import Floats, signed_exp
-from trainer.quantiles import MEDIAN
+from trainer.level import Floats, signed_exp, signed_log
+from trainer.quantiles import MEDIAN, Spread, calibrated_spread, rescaled
+from trainer.windows import read_windows
 
 _ROWS_AT_ONCE = 16_384
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class Forecaster:
-    """An encoder and the model fitted on its inputs, on the CPU."""
+    """An encoder and the model fitted on its inputs, on the CPU.
+
+    spread: what the model's distances of the outer quantiles from the median are multiplied by.
+    """
 
     encoder: Encoder
     model: nn.Module
+    spread: Spread = (1.0, 1.0)
 
     def predict(self, table: pa.Table) -> Floats:
         """Forecast each row, in dollars; float64, finite for every row, unknown stores and departments included.
@@ -40,9 +49,22 @@ class Forecaster:
 
         The 50 % quantile is the forecast. The rest as `predict`.
         """
-        encoded = self.encoder.encode(table)
-        correction_NQ = mean_correction(self.model, Inputs.of(encoded, torch.device("cpu")))
-        return signed_exp(encoded.start[:, None] + correction_NQ.numpy().astype(np.float64))
+        require_columns(table, self.encoder.columns)
+        encoded, device = self.encoder.encode(table), torch.device("cpu")
+        history = History.of_windows(read_windows(table), encoded, device) if self.encoder.reads_windows else None
+        correction_NQ = mean_correction(self.model, Inputs.of(encoded, history, device)).numpy().astype(np.float64)
+        return signed_exp(encoded.start[:, None] + rescaled(correction_NQ, self.spread))
+
+    def calibrated(self, table: pa.Table, label: str) -> Self:
+        """The same with outer quantiles that are right on `table`, which the model has neither seen nor is scored on.
+
+        Raises:
+            FrameError: a column is missing.
+        """
+        require_columns(table, [label])
+        unscaled = dataclasses.replace(self, spread=(1.0, 1.0))
+        quantile_NQ = signed_log(unscaled.predict_quantiles(table))
+        return dataclasses.replace(self, spread=calibrated_spread(quantile_NQ, signed_log(floats(table, label))))
 
 
 @torch.no_grad()

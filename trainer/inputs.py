@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.frame import floats, require_columns, week_numbers
+from trainer.holidays import easter_signals
 from trainer.level import LEVEL_COLUMNS, Anchor, Floats, Levels, positions, signed_log
-from trainer.spec import TrainSpec
+from trainer.spec import SEQUENCE_MODELS, TrainSpec
+from trainer.windows import WINDOW_COLUMN
 
 SALES_PREFIX = "sales_"
 CYCLES = {"week_of_year": 365.25 / 7, "month": 12.0, "quarter": 4.0}
@@ -47,12 +49,14 @@ class Encoded:
     codes: int64 per category, 0 = unknown.
     start: float64, signed-log dollars from which the model's correction counts.
     level: float64, signed-log dollars of the recent level.
+    week: int64, the number of the row's week.
     """
 
     numeric: np.ndarray[Any, np.dtype[np.float32]]
     codes: np.ndarray[Any, np.dtype[np.int64]]
     start: Floats
     level: Floats
+    week: np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -64,6 +68,7 @@ class Encoder:
     vocabularies: per categorical feature, its training values as text.
     seasons_seen: per cyclic feature, the values that training rows with a year-ago level had. In others there was no
         last year to correct, so what the model learned there would be added on top of last year's season.
+    reads_windows: whether the model also reads the sales of the year before, week by week.
     """
 
     timestamp: str
@@ -74,6 +79,7 @@ class Encoder:
     vocabularies: tuple[tuple[str, ...], ...]
     seasons_seen: dict[str, tuple[float, ...]]
     levels: Levels
+    reads_windows: bool
 
     @classmethod
     def fit(cls, table: pa.Table, spec: TrainSpec) -> Self:
@@ -102,6 +108,7 @@ class Encoder:
                 if name in CYCLES
             },
             levels=levels,
+            reads_windows=spec.model_type in SEQUENCE_MODELS,
         )
         week_N = week_numbers(table, spec.timestamp)
         fitted = (_fit_input(name, value_N, week_N) for name, value_N in encoder._signals(table, anchor))
@@ -109,8 +116,8 @@ class Encoder:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns a table needs to be encoded."""
-        return _columns(self)
+        """Columns a table needs to be forecast."""
+        return (*_columns(self), *((WINDOW_COLUMN,) if self.reads_windows else ()))
 
     @property
     def feature_hash(self) -> str:
@@ -129,7 +136,7 @@ class Encoder:
         Raises:
             FrameError: a column is missing.
         """
-        require_columns(table, self.columns)
+        require_columns(table, _columns(self))
         anchor = self.levels.anchor(table, group=self.group, timestamp=self.timestamp)
         inputs = {each.name: each for each in self.inputs}
         numeric_NF = np.empty((table.num_rows, self.width), dtype=np.float32)
@@ -153,6 +160,7 @@ class Encoder:
             codes=np.stack(codes, axis=1) if codes else np.empty((table.num_rows, 0), dtype=np.int64),
             start=anchor.start,
             level=anchor.level,
+            week=week_numbers(table, self.timestamp),
         )
 
     def _signals(self, table: pa.Table, anchor: Anchor) -> Iterator[tuple[str, Floats]]:
@@ -160,6 +168,7 @@ class Encoder:
         yield "level", anchor.level
         yield "group_ratio", anchor.group_ratio
         yield "own_ratio", anchor.own_ratio - np.nan_to_num(anchor.group_ratio)
+        yield from easter_signals(table, self.timestamp).items()
         for name in self.numeric_features:
             value_N = floats(table, name)
             if name.startswith(SALES_PREFIX):
@@ -181,7 +190,7 @@ class Encoder:
         """The inverse of `to_dict`, also after a trip through JSON."""
         levels = {name: _as_tuple(value) for name, value in fields["levels"].items()}
         return cls(
-            **{name: _as_tuple(fields[name]) for name in ("timestamp", "group", "vocabularies")},
+            **{name: _as_tuple(fields[name]) for name in ("timestamp", "group", "vocabularies", "reads_windows")},
             numeric_features=_as_tuple(fields["numeric_features"]),
             categorical_features=_as_tuple(fields["categorical_features"]),
             inputs=tuple(Input(**each) for each in fields["inputs"]),

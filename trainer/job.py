@@ -9,13 +9,15 @@ import torch
 
 from trainer.baselines import score_baselines
 from trainer.bundle import bundle_hash, published, write_bundle
-from trainer.card import write_card, write_plots
+from trainer.card import write_card
 from trainer.dataset import Dataset
 from trainer.distributed import World
 from trainer.errors import FrameError, TrainerError
+from trainer.evaluation import Evaluation
 from trainer.forecaster import Forecaster
-from trainer.frame import floats, read_frame, week_span
-from trainer.metrics import evaluate
+from trainer.frame import read_frame, week_span
+from trainer.plots import write_plots
+from trainer.quantiles import QUANTILES
 from trainer.report import Report
 from trainer.spec import TrainSpec
 from trainer.training import EpochReport, Fitted, fit
@@ -58,8 +60,9 @@ def _publish(
 ) -> None:
     validation = data.validation_table
     # Scored as it will be served: by the forecaster that the bundle holds.
-    forecast_N = Forecaster(encoder=data.encoder, model=fitted.model).predict(validation)
-    scores = evaluate(floats(validation, spec.label), forecast_N, floats(validation, spec.holiday))
+    forecaster = Forecaster(encoder=data.encoder, model=fitted.model).calibrated(data.gap_table, spec.label)
+    quantile_NQ = forecaster.predict_quantiles(validation)
+    evaluation = Evaluation.of(validation, quantile_NQ, spec)
     baselines = score_baselines(validation, label=spec.label, holiday=spec.holiday)
     facts: dict[str, Any] = {
         "frame": {"content_hash": content_hash},
@@ -67,7 +70,11 @@ def _publish(
         "inputs": [each.name for each in data.encoder.inputs],
         "training": {"rows": len(data.training), "weeks": data.training_weeks, "best_epoch": fitted.best.epoch},
         "validation": {"rows": validation.num_rows, "weeks": week_span(validation, spec.timestamp)},
-        "scores": scores,
+        "scores": evaluation.scores,
+        "interval": evaluation.interval,
+        "by_group": evaluation.by_group,
+        "by_week": evaluation.by_week,
+        "quantiles": {"levels": QUANTILES, "calibration_rows": data.gap_table.num_rows},
         "baselines": baselines,
         "history": [{k: v for k, v in epoch.to_dict().items() if k not in _TIMINGS} for epoch in history],
         "versions": {
@@ -79,10 +86,10 @@ def _publish(
     }
     with published(spec.model_output_dir) as directory:
         write_card(directory, facts)
-        write_plots(directory, history, validation, forecast_N, spec)
-        write_bundle(directory, fitted=fitted, encoder=data.encoder, facts=facts)
+        write_plots(directory, history, validation, quantile_NQ, spec)
+        write_bundle(directory, fitted=fitted, forecaster=forecaster, facts=facts)
     metadata: dict[str, float | str] = {
-        **{f"eval/{metric}": value for metric, value in scores.items()},
+        **{f"eval/{metric}": value for metric, value in {**evaluation.scores, **evaluation.interval}.items()},
         **{f"baseline/{name}/{metric}": v for name, each in baselines.items() for metric, v in each.items()},
         "training/rows": len(data.training),
         "training/epochs": len(history),

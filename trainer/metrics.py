@@ -57,3 +57,14 @@ def scores(sums: Floats) -> dict[str, float]:
 def evaluate(actual_N: Floats, forecast_N: Floats, is_holiday_N: Floats) -> dict[str, float]:
     """`scores` of one forecast over all of its rows."""
     return scores(score_sums(actual_N, forecast_N, is_holiday_N))
+
+
+def interval_scores(actual_N: Floats, low_N: Floats, high_N: Floats) -> dict[str, float]:
+    """How often sales fell inside an interval that should hold them in 80 % of the rows.
+
+    Returns:
+        coverage, below, above: fractions of the rows inside it, under it and over it.
+        width: dollars, the mean of high - low.
+    """
+    below, above = float((actual_N < low_N).mean()), float((actual_N > high_N).mean())
+    return {"coverage": 1 - below - above, "below": below, "above": above, "width": float((high_N - low_N).mean())}

@@ -11,10 +11,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from trainer.layers import ParallelLinear
 from trainer.quantiles import QUANTILES, ordered
 
 _EMBEDDING_STD = 0.1
 _OUTPUT_SCALE = 0.01
+_SPREAD_UNITS = 32
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -53,11 +55,11 @@ class EnsembleMLP(nn.Module):
             parameter.detach().mul_(_EMBEDDING_STD)
         width = config.numeric_width + len(config.category_sizes) * config.embedding_dim
         sizes = (width, *config.hidden_dims)
-        self.layers = nn.ModuleList(MemberLinear(config.members, size, units) for size, units in pairwise(sizes))
-        self.median = MemberLinear(config.members, sizes[-1], 1)
+        self.layers = nn.ModuleList(ParallelLinear(config.members, size, units) for size, units in pairwise(sizes))
+        self.median = ParallelLinear(config.members, sizes[-1], 1)
         # Training starts at the starting point itself: a correction of about 0.
-        self.median.weight_MDH.detach().mul_(_OUTPUT_SCALE)
-        self.spread = MemberLinear(config.members, sizes[-1], len(QUANTILES) - 1)
+        self.median.weight_PDH.detach().mul_(_OUTPUT_SCALE)
+        self.spread = Spread(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, numeric_BF: Tensor, codes_BC: Tensor, _history_BTH: Tensor | None = None) -> Tensor:
@@ -70,17 +72,30 @@ class EnsembleMLP(nn.Module):
         x_MBD = torch.cat([numeric_MBF, *embedded], dim=2)
         for layer in self.layers:
             x_MBD = self.dropout(torch.relu(layer(x_MBD)))
-        # The median alone shapes the hidden layers: the forecast is as good as without quantiles.
-        return ordered(self.median(x_MBD), self.spread(x_MBD.detach()))
+        return ordered(self.median(x_MBD), self.spread(numeric_BF, codes_BC))
 
 
-class MemberLinear(nn.Module):
-    """One linear layer per member, as one batched product. He et al. 2015 initialisation."""
+class Spread(nn.Module):
+    """How far the outer quantiles are from the median: a small network of its own, one for all members.
 
-    def __init__(self, members: int, size: int, units: int) -> None:
+    What tells large errors from small ones is not what tells high sales from low ones; and the members' medians learn
+    as if it were not there.
+    """
+
+    def __init__(self, config: MLPConfig) -> None:
         super().__init__()
-        self.weight_MDH = nn.Parameter(torch.randn(members, size, units) * (2 / size) ** 0.5)
-        self.bias_M1H = nn.Parameter(torch.zeros(members, 1, units))
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(size, _SPREAD_UNITS, padding_idx=0) for size in config.category_sizes
+        )
+        for parameter in self.embeddings.parameters():
+            parameter.detach().mul_(_EMBEDDING_STD)
+        self.input = nn.Linear(config.numeric_width, _SPREAD_UNITS)
+        self.out = nn.Linear(_SPREAD_UNITS, len(QUANTILES) - 1)
 
-    def forward(self, x_MBD: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias_M1H, x_MBD, self.weight_MDH)
+    def forward(self, numeric_BF: Tensor, codes_BC: Tensor) -> Tensor:
+        """spread_B2, for `trainer.quantiles.ordered`."""
+        x_BH = self.input(numeric_BF)
+        for embedding, codes_B in zip(self.embeddings, codes_BC.unbind(1), strict=True):
+            x_BH = x_BH + embedding(codes_B)
+        spread_B2: Tensor = self.out(torch.relu(x_BH))
+        return spread_B2

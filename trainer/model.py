@@ -9,18 +9,31 @@ from typing import Any
 
 from torch import nn
 
+from trainer.history import HISTORY_WIDTH
 from trainer.inputs import Encoder
 from trainer.mlp import EnsembleMLP, MLPConfig
 from trainer.spec import TrainSpec
+from trainer.tft import TemporalFusionTransformer, TFTConfig
 
-ModelConfig = MLPConfig
+ModelConfig = MLPConfig | TFTConfig
 
 
 def model_config(spec: TrainSpec, encoder: Encoder) -> ModelConfig:
     """The model that `spec` asks for, as wide as the fitted encoder's inputs."""
+    category_sizes = tuple(len(values) + 1 for values in encoder.vocabularies)
+    if spec.model_type == "tft":
+        return TFTConfig(
+            numeric_width=encoder.width,
+            category_sizes=category_sizes,
+            history_width=HISTORY_WIDTH,
+            hidden_size=spec.tft_hidden_size,
+            num_heads=spec.tft_num_heads,
+            lstm_layers=spec.tft_lstm_layers,
+            dropout=spec.dropout,
+        )
     return MLPConfig(
         numeric_width=encoder.width,
-        category_sizes=tuple(len(values) + 1 for values in encoder.vocabularies),
+        category_sizes=category_sizes,
         embedding_dim=spec.embedding_dim,
         hidden_dims=spec.hidden_dims,
         members=spec.members,
@@ -30,7 +43,7 @@ def model_config(spec: TrainSpec, encoder: Encoder) -> ModelConfig:
 
 def build_model(config: ModelConfig) -> nn.Module:
     """A new model, its weights drawn from torch's random stream."""
-    return EnsembleMLP(config)
+    return TemporalFusionTransformer(config) if isinstance(config, TFTConfig) else EnsembleMLP(config)
 
 
 def config_to_dict(config: ModelConfig) -> dict[str, Any]:
@@ -44,5 +57,4 @@ def config_from_dict(fields: dict[str, Any]) -> ModelConfig:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
     }
-    del values["model_type"]
-    return MLPConfig(**values)
+    return TFTConfig(**values) if values.pop("model_type") == TFTConfig.model_type else MLPConfig(**values)

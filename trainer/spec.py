@@ -12,7 +12,8 @@ from typing import Any, Self
 from trainer.errors import SpecError
 
 DATA_SOURCES = ("direct",)
-MODEL_TYPES = ("mlp",)
+MODEL_TYPES = ("mlp", "tft")
+SEQUENCE_MODELS = ("tft",)
 BACKENDS = ("auto", "gloo", "nccl")
 
 DEFAULT_NUMERIC_FEATURES = (
@@ -37,17 +38,22 @@ class TrainSpec:
         frame_path: directory of the published training frame.
         model_output_dir: directory the bundle is published as.
         data_source: "direct" reads the whole frame into memory.
-        model_type: "mlp".
+        model_type: "mlp", or "tft": a Temporal Fusion Transformer, which also reads the sales of the year before week
+            by week.
         label: column of dollars to forecast; never an input.
         timestamp: column of the row's week.
         holiday: boolean column; its weeks weigh more in the loss and in WMAE.
         group: column whose rows share a season and, for cold starts, a level.
+        series: columns that tell one series from another.
         numeric_features: columns the model reads as numbers. The default leaves out what did not earn its place in
             forecasts of later weeks; any other column may be added.
         categorical_features: columns the model embeds; a value unseen in training is allowed later.
-        hidden_dims: units of each hidden layer of one member.
-        members: networks trained side by side, each on its own start; the forecast is their mean.
-        embedding_dim: size of each category's embedding in one member.
+        hidden_dims: units of each hidden layer of one member of the MLP.
+        members: of the MLP, networks trained side by side, each on its own start; the forecast is their mean.
+        embedding_dim: size of each category's embedding in one member of the MLP.
+        tft_hidden_size: units of every layer of the TFT.
+        tft_num_heads: attention heads of the TFT; a divisor of its hidden size.
+        tft_lstm_layers: layers of the TFT's LSTM encoder and decoder.
         dropout: share of hidden units dropped; with 0 a run does not depend on the number of processes.
         num_epochs: passes over the training rows; the learning rate decays to 0 over all of them.
         batch_size: rows per step over all processes together; smaller frames take smaller batches.
@@ -71,11 +77,15 @@ class TrainSpec:
     timestamp: str = "event_timestamp"
     holiday: str = "is_holiday"
     group: str = "dept"
+    series: tuple[str, ...] = ("store", "dept")
     numeric_features: tuple[str, ...] = DEFAULT_NUMERIC_FEATURES
     categorical_features: tuple[str, ...] = DEFAULT_CATEGORICAL_FEATURES
     hidden_dims: tuple[int, ...] = (64, 32)
     members: int = 8
     embedding_dim: int = 16
+    tft_hidden_size: int = 16
+    tft_num_heads: int = 4
+    tft_lstm_layers: int = 1
     dropout: float = 0.0
     num_epochs: int = 5
     batch_size: int = 2048
@@ -96,15 +106,35 @@ class TrainSpec:
         self._check("data_source", self.data_source in DATA_SOURCES, f"one of {', '.join(DATA_SOURCES)}")
         self._check("model_type", self.model_type in MODEL_TYPES, f"one of {', '.join(MODEL_TYPES)}")
         self._check("backend", self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
-        for name in ("frame_path", "model_output_dir", "label", "timestamp", "holiday", "group", "numeric_features"):
+        for name in (
+            "frame_path",
+            "model_output_dir",
+            "label",
+            "timestamp",
+            "holiday",
+            "group",
+            "series",
+            "numeric_features",
+        ):
             self._check(name, len(getattr(self, name)) > 0, "not empty")
         for name in ("numeric_features", "categorical_features"):
             columns = getattr(self, name)
             self._check(name, len(set(columns)) == len(columns), "columns named once")
             self._check(name, self.label not in columns, f"columns without the label {self.label!r}")
         self._check("hidden_dims", bool(self.hidden_dims) and min(self.hidden_dims) >= 1, "numbers of units, 1 or more")
-        for name in ("members", "embedding_dim", "num_epochs", "batch_size", "early_stopping_patience", "val_size"):
+        for name in (
+            "members",
+            "embedding_dim",
+            "tft_hidden_size",
+            "tft_lstm_layers",
+            "num_epochs",
+            "batch_size",
+            "early_stopping_patience",
+            "val_size",
+        ):
             self._check(name, getattr(self, name) >= 1, "1 or more")
+        heads = self.tft_num_heads
+        self._check("tft_num_heads", heads >= 1 and self.tft_hidden_size % heads == 0, "a divisor of tft_hidden_size")
         for name in ("gap_weeks", "seed", "weight_decay"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
         for name in ("learning_rate", "grad_clip_norm", "holiday_loss_weight", "timeout_sec"):

@@ -16,6 +16,7 @@ from forecast_assets.metadata import markdown_table
 from forecast_assets.model_store import ModelStore
 from forecast_assets.promotion import Decision, Evidence, decide
 from forecast_assets.resources import Artifacts
+from forecast_assets.tracking import track_champion
 from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> d
     _act(context, models, decision, candidate_path, champion_path)
     serving = candidate_path if decision.promoted else champion_path
     assert serving is not None  # noqa: S101 - _act raised otherwise
+    track_champion(serving, log=context.log)
     shown = evidence if decision.promoted or champion_evidence is None else champion_evidence
     return dg.MaterializeResult(
         data_version=dg.DataVersion(bundle_hash(serving)),

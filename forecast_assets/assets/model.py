@@ -1,32 +1,18 @@
 """The candidate: a model trained by a TrainJob."""
 
-import hashlib
-import importlib.resources
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
 
 from forecast_assets.assets.common import OWNERS
+from forecast_assets.frame_checks import leaks
 from forecast_assets.metadata import embedded_picture, markdown_table
-from forecast_assets.resources import Artifacts
-from forecast_assets.trainjob import PipesTrainJobClient, TrainJobError
-from trainer.errors import TrainerError
-from trainer.spec import TrainSpec
-
-
-class TrainingConfig(dg.Config):
-    """How the candidate is trained, where the trainer's defaults are not wanted."""
-
-    spec: dict[str, Any] = Field(
-        default={}, description='Fields of TrainSpec to set, for example {"num_epochs": 10, "seed": 7}.'
-    )
-    retrain: bool = Field(
-        default=False, description="Train even if this frame was already trained on with the same spec and code."
-    )
+from forecast_assets.resources import Artifacts, TrainJobs
+from forecast_assets.tracking import track_training
+from forecast_assets.training_resources import TrainingResources
+from forecast_assets.training_run import TrainingConfig, bundle_name, train_bundle
 
 
 @dg.asset(
@@ -41,7 +27,7 @@ def candidate_model(
     context: dg.AssetExecutionContext,
     config: TrainingConfig,
     artifacts: Artifacts,
-    train_jobs: dg.ResourceParam[PipesTrainJobClient],
+    train_jobs: TrainJobs,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Write the spec, launch the job, and check that the bundle is the one that the job reported."""
     from trainer.bundle import bundle_hash, load_model, read_sidecar
@@ -49,12 +35,9 @@ def candidate_model(
     current = artifacts.frames.current()
     if current is None:
         raise dg.Failure("there is no training frame yet: materialize training_frame first", allow_retries=False)
-    frame_path, manifest = current
-    bundle = artifacts.models.bundle(_bundle_name(manifest.content_hash, config.spec))
-    try:
-        spec = TrainSpec(**{"frame_path": str(frame_path), "model_output_dir": str(bundle), **config.spec})
-    except (TrainerError, TypeError) as error:
-        raise dg.Failure(f"the training was not started: {error}", allow_retries=False) from None
+    manifest = current[1]
+    _check_gate(artifacts)
+    bundle = artifacts.models.bundle(bundle_name(manifest.content_hash, config.spec))
 
     if bundle.exists() and not config.retrain:
         load_model(bundle)
@@ -69,41 +52,32 @@ def candidate_model(
         )
         return
 
-    try:
-        job = train_jobs.run(
-            context=context,
-            module="trainer",
-            spec=spec.to_dict(),
-            on_message=lambda message: _log_message(context, message),
-        )
-    except TrainJobError as error:
-        raise dg.Failure(f"{error}. The champion stays as it was.", allow_retries=False) from None
-    try:
-        results = job.get_results(metadata={"trained": True, **_bundle_metadata(bundle, read_sidecar(bundle))})
-        (result,) = results
-        load_model(bundle, data_version=result.data_version.value if result.data_version else "none reported")
-    except (TrainerError, ValueError) as error:
-        raise dg.Failure(f"the job's bundle is not used: {error}. The champion stays as it was.") from error
+    result, resources = train_bundle(context, train_jobs, config, frame=current, bundle=bundle)
+    facts = read_sidecar(bundle)
+    shown = {"trained": True, **_resource_metadata(resources), **_bundle_metadata(bundle, facts)}
     artifacts.models.set_candidate(bundle)
-    yield result
+    track_training(bundle, facts, data_version=bundle_hash(bundle), run_id=context.run.run_id, log=context.log)
+    yield result._replace(metadata={**(result.metadata or {}), **shown})
 
 
-def _bundle_name(frame_hash: str, overrides: dict[str, Any]) -> str:
-    """Names what determines a bundle: frame, settings, and the trainer's code."""
-    code = hashlib.sha256()
-    for source in sorted(importlib.resources.files("trainer").iterdir(), key=lambda entry: entry.name):
-        if source.name.endswith(".py"):
-            code.update(source.read_bytes())
-    settings = json.dumps([frame_hash, overrides, code.hexdigest()], sort_keys=True)
-    return f"{frame_hash[:12]}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-
-
-def _log_message(context: dg.AssetExecutionContext, message: Any) -> None:
-    if message.get("type") == "epoch":
-        context.log.info(
-            f"epoch {message['epoch']}/{message['num_epochs']}: loss {message['training_loss']:.4f}, "
-            f"validation WMAE {message['wmae']:,.0f}, {message['rows_per_second']:,.0f} rows/s"
+def _check_gate(artifacts: Artifacts) -> None:
+    """Look once more for what blocks a training: a run of its own does not see that the frame's check has failed."""
+    found = leaks(artifacts.frames.load())
+    if found:
+        raise dg.Failure(
+            f"the training was not started: the frame knows what it may not, {found[0].place}: {found[0].problem}. "
+            "The champion stays as it was.",
+            allow_retries=False,
         )
+
+
+def _resource_metadata(resources: TrainingResources) -> dict[str, Any]:
+    return {
+        "resources/nodes": resources.nodes,
+        "resources/cpus_per_node": resources.cpus,
+        "resources/memory_gib_per_node": resources.memory_gib,
+        "resources/gpus_per_node": resources.gpus,
+    }
 
 
 def _bundle_metadata(bundle: Path, facts: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,27 @@
-"""Dagster Pipes over a TrainJob: launch it, follow it, and report only what it reported. No forecasting in here."""
+"""Dagster Pipes over Kubeflow TrainJobs: launch, follow, and report only what they reported. No forecasting in here."""
 
-from forecast_assets.trainjob.client import PipesTrainJobClient
-from forecast_assets.trainjob.errors import NoResultError, TrainJobError, TrainJobFailedError
-from forecast_assets.trainjob.local import LocalLauncher
+from forecast_assets.trainjob.client import PipesTrainJobClient, echo_to_stdout
+from forecast_assets.trainjob.container import ContainerPlatform
+from forecast_assets.trainjob.errors import TrainJobError
+from forecast_assets.trainjob.execution import CompletedTrainJob
+from forecast_assets.trainjob.following import Patience
+from forecast_assets.trainjob.kubernetes import KubernetesPlatform
+from forecast_assets.trainjob.local import LocalPlatform
+from forecast_assets.trainjob.observation import JobPlatform
+from forecast_assets.trainjob.recovery import RecoveryPolicy, Remedy
+from forecast_assets.trainjob.retention import Retention
 
-__all__ = ["LocalLauncher", "NoResultError", "PipesTrainJobClient", "TrainJobError", "TrainJobFailedError"]
+__all__ = [
+    "CompletedTrainJob",
+    "ContainerPlatform",
+    "JobPlatform",
+    "KubernetesPlatform",
+    "LocalPlatform",
+    "Patience",
+    "PipesTrainJobClient",
+    "RecoveryPolicy",
+    "Remedy",
+    "Retention",
+    "TrainJobError",
+    "echo_to_stdout",
+]

@@ -1,140 +1,140 @@
-"""The Pipes client: one call runs a TrainJob and yields what it reported."""
+"""The Pipes client: one call runs a TrainJob, wherever it runs, and yields what it reported."""
 
-import json
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster import (
-    AssetExecutionContext,
-    PipesClient,
-    PipesContextInjector,
-    PipesEnvContextInjector,
-    PipesFileMessageReader,
-    PipesMessageReader,
-    PipesSession,
-    open_pipes_session,
-)
+from dagster import AssetExecutionContext, PipesClient, PipesContextInjector, PipesEnvContextInjector
 
-from forecast_assets.trainjob.errors import NoResultError, TrainJobFailedError
-from forecast_assets.trainjob.local import LocalJob, LocalLauncher
+from forecast_assets.trainjob.errors import JobDetails, NotSubmittedError, TrainJobError
+from forecast_assets.trainjob.execution import CompletedTrainJob, Execution
+from forecast_assets.trainjob.following import Patience
+from forecast_assets.trainjob.names import identity_of
+from forecast_assets.trainjob.observation import JobPlatform
+from forecast_assets.trainjob.recovery import NO_RECOVERY, RecoveryPolicy
+from forecast_assets.trainjob.request import TrainJobRequest
+from forecast_assets.trainjob.retention import Retention
+from forecast_assets.trainjob.trainers import completed
 
-_POLL_SECONDS = 0.1
+
+def echo_to_stdout(line: str) -> None:
+    """Print a line where Dagster keeps what a step prints."""
+    sys.stdout.write(f"{line}\n")
 
 
 class PipesTrainJobClient(PipesClient):
-    """Launches a TrainJob and relays its messages, failing closed.
+    """Launches TrainJobs and relays their messages, failing closed.
 
     Args:
-        launcher: where and with how many processes the job runs.
-        jobs_folder: each job gets a folder of its own in it, with its spec, messages and logs.
+        platform: where jobs run.
+        records: folder for spec and messages of each job, at the same path in the job: a shared volume on a cluster.
+            None if there is none: then messages come through the log of node 0.
         context_injector: how the job learns what it is materializing; by default through its environment.
+        patience: how long nodes may take to start, and the API server may be away.
+        retention: how long ended jobs are kept.
+        echo: called with every line that a node writes.
     """
 
     def __init__(
         self,
-        launcher: LocalLauncher,
-        jobs_folder: Path,
+        platform: JobPlatform,
+        records: Path | None,
+        *,
         context_injector: PipesContextInjector | None = None,
+        patience: Patience | None = None,
+        retention: Retention | None = None,
+        echo: Callable[[str], None] = echo_to_stdout,
     ) -> None:
-        self._launcher = launcher
-        self._jobs_folder = jobs_folder
+        self.platform = platform
+        self._records = records
         self._context_injector = context_injector or PipesEnvContextInjector()
+        self._patience = patience or Patience()
+        self._retention = retention or Retention()
+        self._echo = echo
 
     def run(  # type: ignore[override]
         self,
         *,
         context: AssetExecutionContext,
-        module: str,
-        spec: Mapping[str, Any],
+        trainer: Any,
+        spec: Mapping[str, Any] | None = None,
+        command: Sequence[str] | None = None,
+        args: Sequence[str] | None = None,
+        runtime: str | None = None,
+        num_nodes: int | None = None,
+        resources_per_node: Mapping[str, Any] | None = None,
+        env: Mapping[str, str] | None = None,
+        deadline_seconds: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        annotations: Mapping[str, str] | None = None,
+        options: Sequence[Any] = (),
+        recovery: RecoveryPolicy = NO_RECOVERY,
+        max_attempts: int = 3,
+        identity: str | None = None,
         on_message: Callable[[Any], None] = lambda _: None,
-    ) -> "CompletedTrainJob":
-        """Run ``torchrun -m MODULE --spec spec.json`` and wait for it.
+        verify: Callable[[dg.MaterializeResult[Any]], None] = lambda _: None,
+        read_result: Callable[[], dg.MaterializeResult[Any]] | None = None,
+    ) -> CompletedTrainJob:
+        """Run a TrainJob to its end, or go on with the one that an earlier attempt has left.
 
         Args:
-            context: the context of the asset that is materialized by the job.
-            module: the module that every process runs.
-            spec: the JSON document that is its whole input.
-            on_message: called in this thread with every custom message, as it arrives.
+            context: of the asset that the job materializes.
+            trainer: any trainer object of the Kubeflow SDK.
+            spec: the job's input, a JSON document. It is written to a file whose path replaces "{spec}" in command,
+                args, env and a function's arguments, and is the extra "spec" of the Pipes context.
+            command, args: what each node of a CustomTrainerContainer runs.
+            runtime: name of the training runtime; None takes the platform's.
+            num_nodes, resources_per_node: in place of the trainer's own.
+            env: added to the trainer's own.
+            deadline_seconds: after which the job has failed.
+            labels, annotations: of the job, beside those by which it is found again.
+            options: further options of the SDK, such as one RuntimePatch.
+            recovery: what is tried after which failure.
+            max_attempts: jobs at most, the first included.
+            identity: what the job is an attempt at, where that is not run and asset. Calls with the same identity never
+                run two jobs at once: the second adopts the first's.
+            on_message: called in this thread with every custom message, as it arrives; after an adoption with all.
+            verify: raises ValueError if a reported result is not what it says.
+            read_result: makes the result of a job that cannot report one, such as a BuiltinTrainer's.
 
         Raises:
-            TrainJobFailedError: a process failed; all others are stopped first.
-            NoResultError: the job ended without having reported a materialization.
+            TrainJobError: see `errors`; the last attempt's, if there were several.
         """
-        name = f"{context.asset_key.path[-1]}-{context.run.run_id[:8]}-{context.retry_number}".replace("_", "-")
-        folder = self._jobs_folder / name
-        folder.mkdir(parents=True, exist_ok=True)
-        spec_path = folder / "spec.json"
-        spec_path.write_text(json.dumps(spec, indent=2))
-        context.log.info(f"TrainJob {name}: spec and logs are in {folder}")
-        with open_pipes_session(
-            context=context, context_injector=self._context_injector, message_reader=_message_reader(folder)
-        ) as session:
-            job = self._launcher.launch(
-                folder, ["-m", module, "--spec", str(spec_path)], session.get_bootstrap_env_vars()
+        try:
+            request = TrainJobRequest(
+                trainer=completed(trainer, num_nodes=num_nodes, resources_per_node=resources_per_node, env=env),
+                spec=spec or {},
+                command=command,
+                args=args,
+                runtime=runtime,
+                deadline_seconds=deadline_seconds,
+                labels=labels or {},
+                annotations=annotations or {},
+                options=options,
             )
-            relay = _Relay(session, on_message)
-            try:
-                while not job.finished():
-                    relay.forward()
-                    time.sleep(_POLL_SECONDS)
-            finally:
-                # Reached on a failed node and on any interrupt alike; a job that ended well has nothing to stop.
-                failed_node = job.failed_node()
-                job.stop()
-        relay.forward()
-        if failed_node is not None:
-            raise TrainJobFailedError(_failure(name, job, failed_node, relay.messages))
-        if not any(isinstance(result, dg.MaterializeResult) for result in session.get_reported_results()):
-            raise NoResultError(
-                f"TrainJob {name} ended with status 0 but reported no result, so it counts as failed; "
-                f"its log is {folder / 'node-0.log'}"
-            )
-        return CompletedTrainJob(session, folder, relay.messages)
+        except ValueError as error:
+            details = JobDetails(name=context.asset_key.to_user_string(), namespace=self.platform.namespace)
+            raise NotSubmittedError(f"not started: {error}", details) from error
+        self._clean_up(context)
+        return Execution(
+            platform=self.platform,
+            records=self._records,
+            context_injector=self._context_injector,
+            patience=self._patience,
+            echo=self._echo,
+            context=context,
+            identity=identity or identity_of(context),
+            recovery=recovery,
+            max_attempts=max_attempts,
+            on_message=on_message,
+            verify=verify,
+            read_result=read_result,
+        ).run(request)
 
-
-class CompletedTrainJob:
-    """What a finished job reported. ``folder`` holds its spec and logs, ``messages`` its custom messages in order."""
-
-    def __init__(self, session: PipesSession, folder: Path, messages: Sequence[Any]) -> None:
-        self._session = session
-        self.folder = folder
-        self.messages = messages
-
-    def get_results(self, metadata: Mapping[str, Any] | None = None) -> Sequence[dg.MaterializeResult[Any]]:
-        """The reported materializations, ``metadata`` added; nothing is invented that the job did not report."""
-        results = self._session.get_results(implicit_materializations=False, metadata=metadata)
-        return [result for result in results if isinstance(result, dg.MaterializeResult)]
-
-
-class _Relay:
-    """Passes custom messages on once each."""
-
-    def __init__(self, session: PipesSession, on_message: Callable[[Any], None]) -> None:
-        self._session = session
-        self._on_message = on_message
-        self.messages: list[Any] = []
-
-    def forward(self) -> None:
-        new = self._session.get_custom_messages()[len(self.messages) :]
-        for message in new:
-            self.messages.append(message)
-            self._on_message(message)
-
-
-def _message_reader(folder: Path) -> PipesMessageReader:
-    # The file is kept: it is the job's record, beside its logs.
-    return PipesFileMessageReader(str(folder / "messages.jsonl"), cleanup_file=False)
-
-
-def _failure(name: str, job: LocalJob, node: int, messages: Sequence[Any]) -> str:
-    status = job.nodes[node].returncode
-    reasons = [m["message"] for m in messages if isinstance(m, Mapping) and m.get("type") == "error"]
-    if reasons:
-        return f"TrainJob {name} failed: {reasons[-1]}"
-    return (
-        f"TrainJob {name}: node {node} ended with status {status}; the end of {job.folder / f'node-{node}.log'}:\n"
-        f"{job.log_tail(node)}"
-    )
+    def _clean_up(self, context: AssetExecutionContext) -> None:
+        try:
+            self._retention.clean_up(self.platform, self._records)
+        except (TrainJobError, OSError) as error:
+            context.log.warning(f"old jobs were not removed: {error}")

@@ -1,107 +1,80 @@
-"""Running a TrainJob on this machine: each "node" is a torchrun on the present interpreter."""
+"""This machine as a place where TrainJobs run."""
 
-import os
-import re
-import signal
-import socket
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import psutil
+from forecast_assets.trainjob.errors import AlreadySubmittedError, JobDetails, NotSubmittedError
+from forecast_assets.trainjob.local_jobs import JobExistsError, LocalJobs
+from forecast_assets.trainjob.observation import JobObservation, LogChunk, Submission
 
-_GRACE_SECONDS = 10.0
-_TORCHRUN_LINE = re.compile(r"[WE]\d{4} .*torch/distributed/elastic/")
-
-
-@dataclass(slots=True)
-class LocalJob:
-    """The running nodes of one job. ``folder`` holds each node's log as ``node-N.log``."""
-
-    folder: Path
-    nodes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    def failed_node(self) -> int | None:
-        """The lowest-numbered node that ended with a status other than 0."""
-        return next((rank for rank, node in enumerate(self.nodes) if node.poll()), None)
-
-    def finished(self) -> bool:
-        """Every node has ended, or one has failed: the others then wait in vain for it."""
-        return self.failed_node() is not None or all(node.poll() is not None for node in self.nodes)
-
-    def log_tail(self, node: int, lines: int = 15) -> str:
-        """The last lines that a node's processes wrote before torchrun noticed the failure.
-
-        torchrun then adds a long report without the reason; it is shown only if nothing precedes it.
-        """
-        written = (self.folder / f"node-{node}.log").read_text(errors="replace").splitlines()
-        noticed = next((n for n, line in enumerate(written) if _TORCHRUN_LINE.match(line)), len(written))
-        return "\n".join((written[:noticed] or written)[-lines:])
-
-    def stop(self) -> None:
-        """End all processes of the job. torchrun puts its workers into sessions of their own, so the tree is walked."""
-        processes: list[psutil.Process] = []
-        for node in self.nodes:
-            try:
-                parent = psutil.Process(node.pid)
-                processes += [parent, *parent.children(recursive=True)]
-            except psutil.NoSuchProcess:
-                continue
-        for process in processes:
-            _signal(process, signal.SIGTERM)
-        _, alive = psutil.wait_procs(processes, timeout=_GRACE_SECONDS)
-        for process in alive:
-            _signal(process, signal.SIGKILL)
-        psutil.wait_procs(alive, timeout=_GRACE_SECONDS)
-        for node in self.nodes:
-            node.wait()
+if TYPE_CHECKING:
+    from kubeflow.trainer import TrainerClient
 
 
-@dataclass(frozen=True, slots=True)
-class LocalLauncher:
-    """Starts jobs as torchrun process groups with the ``PET_*`` environment that Kubeflow Trainer injects.
+class LocalPlatform:
+    """Each node of a job is a process group on the present interpreter, in the environment that Kubeflow injects.
 
-    The command line is therefore the same here and on a cluster.
+    Args:
+        folder: each job has a folder of its own in it.
+        num_proc_per_node: processes of a node whose trainer asks for neither CPUs nor GPUs.
     """
 
-    num_nodes: int = 1
-    num_proc_per_node: int = 2
+    namespace = "local"
+    poll_seconds = 0.2
 
-    def launch(self, folder: Path, arguments: Sequence[str], environment: Mapping[str, str]) -> LocalJob:
-        """Start ``torchrun`` with ``arguments`` on every node; logs go to ``folder``."""
-        job = LocalJob(folder)
-        port = _free_port()
-        for rank in range(self.num_nodes):
-            rendezvous = {
-                "PET_NNODES": str(self.num_nodes),
-                "PET_NPROC_PER_NODE": str(self.num_proc_per_node),
-                "PET_NODE_RANK": str(rank),
-                "PET_MASTER_ADDR": "127.0.0.1",
-                "PET_MASTER_PORT": str(port),
-            }
-            with (folder / f"node-{rank}.log").open("wb") as log:
-                node = subprocess.Popen(
-                    [sys.executable, "-m", "torch.distributed.run", *arguments],
-                    env={"OMP_NUM_THREADS": "1", **os.environ, **environment, **rendezvous},
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            job.nodes.append(node)
-        return job
+    def __init__(self, folder: Path, num_proc_per_node: int = 2) -> None:
+        self._jobs = LocalJobs(folder)
+        self._num_proc_per_node = num_proc_per_node
 
+    @cached_property
+    def trainer_client(self) -> "TrainerClient":
+        """The SDK's client with `LocalBackend` behind it."""
+        from kubeflow.trainer import LocalProcessBackendConfig, TrainerClient
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        from forecast_assets.trainjob.local_backend import LocalBackend
 
+        # Any configuration that needs no cluster: the backend it makes is replaced at once.
+        client = TrainerClient(LocalProcessBackendConfig())
+        client.backend = LocalBackend(self._jobs, self._num_proc_per_node)  # type: ignore[assignment]
+        return client
 
-def _signal(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
+    def submit(self, submission: Submission) -> None:
+        """Start the job; see `JobPlatform.submit`."""
+        from forecast_assets.trainjob.sdk_options import sdk_options
+
+        details = JobDetails(name=submission.name, namespace=self.namespace)
+        try:
+            self.trainer_client.train(
+                runtime=submission.runtime, trainer=submission.trainer, options=sdk_options(submission)
+            )
+        except JobExistsError:
+            raise AlreadySubmittedError("a job of this name exists", details) from None
+        except (ValueError, OSError) as error:
+            raise NotSubmittedError(f"not started: {error}", details) from error
+
+    def observe(self, name: str) -> JobObservation:
+        """The job as it is now."""
+        return self._jobs.observe(name)
+
+    def read_log(self, name: str, node: int, position: str = "") -> LogChunk:
+        """What a node has written after ``position``."""
+        return self._jobs.read_log(name, node, position)
+
+    def conclude(self, name: str, verdict: str) -> None:
+        """Keep the client's verdict with the job."""
+        self._jobs.conclude(name, verdict)
+
+    def delete(self, name: str) -> None:
+        """End all processes of the job and remove its folder."""
+        self._jobs.delete(name)
+
+    def list_jobs(self, labels: Mapping[str, str]) -> Sequence[JobObservation]:
+        """The jobs that have all these labels, oldest first."""
+        jobs = [self._jobs.observe(name) for name in self._jobs.names()]
+        return [job for job in jobs if job.phase != "gone" and labels.items() <= dict(job.labels).items()]
+
+    def find(self, name: str) -> Mapping[str, str]:
+        """The job's folder."""
+        return {"folder": str(self._jobs.folder(name))}

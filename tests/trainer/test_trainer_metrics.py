@@ -4,7 +4,10 @@ from trainer_frames import made_up_table, replaced
 
 from trainer.baselines import naive_forecasts, score_baselines
 from trainer.errors import FrameError
-from trainer.metrics import evaluate, score_sums, scores
+from trainer.evaluation import Evaluation
+from trainer.frame import floats
+from trainer.metrics import evaluate, interval_scores, score_sums, scores
+from trainer.spec import TrainSpec
 
 ACTUAL = np.array([2_000.0, 500.0, 4_000.0, -10.0])
 FORECAST = np.array([1_800.0, 600.0, 5_000.0, 0.0])
@@ -53,3 +56,25 @@ def test_perfect_baseline_scores_zero() -> None:
     table = made_up_table(weeks=10)
     table = replaced(table, sales_lag_1=np.asarray(table["weekly_sales"].to_numpy()))
     assert score_baselines(table, label="weekly_sales", holiday="is_holiday")["lag_1"]["wmae"] == 0
+
+
+def test_interval_scores_are_those_worked_out_by_hand() -> None:
+    found = interval_scores(ACTUAL, np.array([1_900.0, 600.0, 0.0, -20.0]), np.array([2_100.0, 700.0, 3_000.0, 0.0]))
+    assert found == {"coverage": 0.5, "below": 0.25, "above": 0.25, "width": (200 + 100 + 3_000 + 20) / 4}
+
+
+def test_evaluation_by_department_and_by_week_adds_up_to_that_of_all_rows() -> None:
+    table = made_up_table(weeks=20)
+    actual_N = floats(table, "weekly_sales")
+    quantile_NQ = actual_N[:, None] * np.array([0.5, 0.9, 0.99])
+    found = Evaluation.of(table, quantile_NQ, TrainSpec(frame_path="frame", model_output_dir="bundle"))
+    assert found.scores == evaluate(actual_N, quantile_NQ[:, 1], floats(table, "is_holiday"))
+    assert found.interval["above"] == 1
+    for parts in (found.by_group, found.by_week):
+        for total, mean in (("rows", "coverage"), ("rows", "mae"), ("sales", "wape")):
+            overall = {**found.scores, **found.interval}[mean]
+            whole = sum(part[total] for part in parts.values())
+            assert sum(part[total] * part[mean] for part in parts.values()) / whole == pytest.approx(overall)
+    assert list(found.by_group) == ["1", "2", "3", "4", "5", "6"]
+    assert next(iter(found.by_week)) == "2010-02-05"
+    assert len(found.by_week) == 20

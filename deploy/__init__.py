@@ -1,0 +1,1 @@
+"""Manifests, images and values, and checks of them."""

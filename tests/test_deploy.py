@@ -1,0 +1,253 @@
+"""What `deploy/` renders to is valid, refers to nothing that is not there, and allows what it should and no more."""
+
+import ast
+import copy
+import json
+import re
+import shutil
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.checks import helm, network, references, schemas
+from deploy.checks.render import DEPLOY, OVERLAYS, Document, overlay
+
+pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
+
+SECRETS: dict[str, set[str]] = yaml.safe_load((DEPLOY / "secrets.yaml").read_text())
+
+
+@pytest.fixture(scope="module")
+def rendered() -> dict[str, list[Document]]:
+    return {name: overlay(name) for name in OVERLAYS}
+
+
+def one(documents: list[Document], kind: str, name: str) -> Document:
+    (found,) = [d for d in documents if (d["kind"], d["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Document]], name: str) -> None:
+    unknown = set()
+    for document in rendered[name]:
+        try:
+            assert list(schemas.findings(document, {})) == []
+        except schemas.UnknownKindError:
+            unknown.add(document["kind"])
+    assert unknown <= {
+        "Cluster",
+        "Database",
+        "Pooler",
+        "ScheduledBackup",
+        "PodMonitor",
+        "PrometheusRule",
+        "ServiceMonitor",
+    }
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_everything_referred_to_is_there(rendered: dict[str, list[Document]], name: str) -> None:
+    assert list(references.findings([*rendered[name], *helm.pods()], SECRETS)) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "path", "value", "finding"),
+    [
+        ("TrainingRuntime", "forecast-torch-cpu", "spec.mlPolicy.tourch", {"a": 1}, "unknown field 'tourch'"),
+        ("TrainingRuntime", "forecast-torch-cpu", "spec.mlPolicy.numNodes", "2", "numNodes"),
+        ("Role", "trainjob-client", "rules", None, None),
+        ("Deployment", "forecast-redis", "spec.template.spec.containers", None, "containers"),
+        ("NetworkPolicy", "postgres", "spec.podSelectors", {"a": "b"}, "unknown field 'podSelectors'"),
+        ("ResourceQuota", "forecast", "spec.hard", {"requests.cpu": 64}, "expected '64', got 64"),
+    ],
+)
+def test_mistakes_in_documents_are_found(
+    rendered: dict[str, list[Document]], kind: str, name: str, path: str, value: Any, finding: str | None
+) -> None:
+    document = copy.deepcopy(one(rendered["cluster"], kind, name))
+    *parents, last = path.split(".")
+    holder: Any = document
+    for parent in parents:
+        holder = holder[parent]
+    holder[last] = value
+    found = list(schemas.findings(document, {}))
+    assert (finding is None and found == []) or any(finding in each for each in found if finding)
+
+
+def test_definitions_of_operators_are_used_where_they_are() -> None:
+    properties = {"spec": {"type": "object", "required": ["size"], "properties": {"size": {"type": "integer"}}}}
+    crds = {("x.io/v1", "Thing"): {"type": "object", "properties": properties}}
+    thing = {"apiVersion": "x.io/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": {"size": "3", "sise": 1}}
+    assert list(schemas.findings(thing, crds)) == [
+        "$.spec.size: expected integer, got '3'",
+        "$.spec: unknown field 'sise'",
+    ]
+    assert list(schemas.findings(thing | {"spec": {}}, crds)) == ["$.spec: required field 'size' is missing"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "finding"),
+    [
+        ("forecast-postgres-trainer", "forecast-postgres-coach", "key username of forecast-postgres-coach"),
+        ("claimName: forecast-shared", "claimName: shared", "no PersistentVolumeClaim shared"),
+        ("serviceAccountName: trainer", "serviceAccountName: coach", "no ServiceAccount coach"),
+        (r"(mountPath: /dev/shm\n +name: shm)", r"\1s", "mounts volume shms"),
+        ("value: forecast-postgres-rw", "value: postgres", "POSTGRES_HOST is postgres"),
+        ("jobset.sigs.k8s.io/replicatedjob-name: node", "training.kubeflow.org/job-role: worker", "no pod has the"),
+        ("targetPort: redis", "targetPort: reddis", "no container has port reddis"),
+        (r"key: password(\n +name: forecast-redis)", r"key: pw\1", "REDIS_PASSWORD refers to key pw"),
+    ],
+)
+def test_dangling_references_are_found(rendered: dict[str, list[Document]], old: str, new: str, finding: str) -> None:
+    text, replaced = re.subn(old, new, yaml.safe_dump_all(rendered["cluster"]))
+    assert replaced
+    broken = [*yaml.safe_load_all(text), *helm.pods()]
+    assert any(finding in each for each in references.findings(broken, SECRETS))
+
+
+TRAINER = {"app.kubernetes.io/name": "trainer", "jobset.sigs.k8s.io/replicatedjob-name": "node"}
+DAGSTER = {"forecast/role": "dagster"}
+POSTGRES = {"cnpg.io/cluster": "forecast-postgres"}
+POOLER = {"cnpg.io/poolerName": "forecast-postgres-pooler"}
+REDIS = {"app.kubernetes.io/name": "forecast-redis"}
+SERVICE = {"app.kubernetes.io/name": "forecast-service"}
+STRANGER = {"app": "stranger"}
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "port", "expected"),
+    [
+        (TRAINER, TRAINER, 29500, True),
+        (TRAINER, TRAINER, 41234, True),
+        (TRAINER, POSTGRES, 5432, True),
+        (TRAINER, POOLER, 5432, False),
+        (TRAINER, REDIS, 6379, False),
+        (TRAINER, DAGSTER, 80, False),
+        (DAGSTER, POSTGRES, 5432, True),
+        (DAGSTER, POOLER, 5432, True),
+        (DAGSTER, REDIS, 6379, True),
+        (DAGSTER, TRAINER, 29500, False),
+        (SERVICE, POSTGRES, 5432, True),
+        (SERVICE, REDIS, 6379, True),
+        (SERVICE, TRAINER, 29500, False),
+        (SERVICE, DAGSTER, 80, False),
+        (STRANGER, SERVICE, 8080, False),
+        (TRAINER, SERVICE, 8080, False),
+        (POOLER, POSTGRES, 5432, True),
+        (POSTGRES, POSTGRES, 5432, True),
+        (POSTGRES, TRAINER, 29500, False),
+        (STRANGER, POSTGRES, 5432, False),
+        (STRANGER, TRAINER, 29500, False),
+        (STRANGER, DAGSTER, 80, False),
+        (REDIS, POSTGRES, 5432, False),
+    ],
+)
+def test_who_may_reach_whom(
+    rendered: dict[str, list[Document]], source: dict[str, str], target: dict[str, str], port: int, expected: bool
+) -> None:
+    assert network.allowed(rendered["cluster"], source, target, port) is expected
+
+
+def test_dagster_may_write_trainjobs_and_nothing_else(rendered: dict[str, list[Document]]) -> None:
+    """That it may do all that the client does is in test_kubernetes_rights.py."""
+    granted = {
+        (group, resource, verb)
+        for rule in one(rendered["cluster"], "Role", "trainjob-client")["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    writing = {grant for grant in granted if grant[2] not in ("get", "list", "watch")}
+    assert writing == {("trainer.kubeflow.org", "trainjobs", verb) for verb in ("create", "patch", "delete")}
+    assert not any(resource in ("secrets", "*") or group == "*" for group, resource, _ in granted)
+    assert not any(d["kind"].startswith("ClusterRole") for d in rendered["cluster"])
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_pod_of_ours_passes_the_restricted_standard(rendered: dict[str, list[Document]], name: str) -> None:
+    for document in rendered[name]:
+        for template in references.pod_templates(document):
+            pod = template["spec"]
+            assert pod["securityContext"]["runAsNonRoot"] is True
+            assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+            assert pod["automountServiceAccountToken"] is False
+            for container in pod["containers"]:
+                security = container["securityContext"]
+                assert security["allowPrivilegeEscalation"] is False
+                assert security["readOnlyRootFilesystem"] is True
+                assert security["capabilities"] == {"drop": ["ALL"]}
+                assert "memory" in container["resources"]["limits"]
+            if name == "openshift":
+                assert "runAsUser" not in str(pod)
+                assert "fsGroup" not in str(pod)
+
+
+def test_a_runtimes_pods_have_what_training_needs(rendered: dict[str, list[Document]]) -> None:
+    for name, shared_memory in (("forecast-torch-cpu", "1Gi"), ("forecast-torch-gpu", "8Gi")):
+        jobset = one(rendered["cluster"], "TrainingRuntime", name)["spec"]["template"]["spec"]
+        job = jobset["replicatedJobs"][0]["template"]["spec"]
+        pod = job["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["shm"]["emptyDir"] == {"medium": "Memory", "sizeLimit": shared_memory}
+        assert (pod["restartPolicy"], job["backoffLimit"]) == ("Never", 0)
+        assert jobset["failurePolicy"]["maxRestarts"] > 0
+        assert pod["terminationGracePeriodSeconds"] >= 60
+
+
+def test_every_alert_has_an_entry_in_the_runbook(rendered: dict[str, list[Document]]) -> None:
+    runbook = (DEPLOY.parent / "docs" / "runbook.md").read_text()
+    rules = one(rendered["cluster"], "PrometheusRule", "forecast")
+    alerts = [rule for group in rules["spec"]["groups"] for rule in group["rules"]]
+    assert alerts
+    for alert in alerts:
+        assert f"## {alert['alert']}\n" in runbook
+        assert alert["annotations"]["runbook"] == f"docs/runbook.md#{alert['alert'].lower()}"
+
+
+def test_what_metrics_are_read_from_is_a_service_with_that_port(rendered: dict[str, list[Document]]) -> None:
+    monitor = one(rendered["cluster"], "ServiceMonitor", "forecast-service")["spec"]
+    service = one(rendered["cluster"], "Service", "forecast-service")
+    assert references.matches(monitor["selector"]["matchLabels"], service["metadata"]["labels"])
+    assert monitor["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
+def test_dashboards_are_whole(rendered: dict[str, list[Document]]) -> None:
+    files = one(rendered["cluster"], "ConfigMap", "forecast-dashboards")["data"]
+    for name, text in files.items():
+        panels = json.loads(text)["panels"]
+        assert len({panel["id"] for panel in panels}) == len(panels) > 0, name
+        assert all(target["expr"] for panel in panels for target in panel["targets"]), name
+
+
+def test_the_trainers_image_has_what_the_trainer_imports_and_no_more_of_dagster_than_its_pipes() -> None:
+    dockerfile = (DEPLOY / "images" / "trainer.Dockerfile").read_text()
+    (packages,) = re.findall(r"^ +(torch .*)$", dockerfile, re.MULTILINE)
+    installed = {package.replace("-", "_") for package in packages.split()}
+    imported = {
+        name.split(".")[0]
+        for path in (DEPLOY.parent / "trainer").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+    assert imported - sys.stdlib_module_names - {"trainer"} <= installed
+    assert "dagster" not in installed
+
+
+def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
+    lock = (DEPLOY.parent / "requirements.lock").read_text()
+    for path in (DEPLOY / "images").glob("*.Dockerfile"):
+        text = path.read_text()
+        assert re.search(r"^USER 1001:0$", text, re.MULTILINE), path.name
+        assert "--constraint /build/requirements.lock" in text
+        assert re.search(r"^ARG PYTHON=3\.11\.\d+-slim", text, re.MULTILINE)
+    for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes"):
+        assert re.search(rf"^{package}==\d", lock, re.MULTILINE)
