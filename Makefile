@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once: a virtual environment in .venv with the versions of requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-cluster deploy-check dev lint format bench psql clean lock
+.PHONY: help demo serve test test-cluster deploy-check dev lint format bench psql clean lock
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -14,6 +14,9 @@ help: ## What can be made
 
 demo: $(INSTALLED) ## From CSV files to next week's forecasts (LANDING_DIR=folder for your own)
 	@$(BIN)/python -m forecast_assets.demo
+
+serve: $(INSTALLED) ## The model service at http://127.0.0.1:8080/docs (after make demo)
+	@$(BIN)/python -m serving
 
 test: $(INSTALLED) ## All tests
 	@$(BIN)/python -m pytest
@@ -39,7 +42,7 @@ format: $(INSTALLED) ## Let ruff arrange the code
 	@$(BIN)/ruff format .
 
 bench: $(INSTALLED) ## The figures of the README, measured here
-	@for name in ingest retrieval online materialize trainjob pipeline; do \
+	@for name in ingest retrieval online materialize trainjob serving pipeline; do \
 		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 psql: $(INSTALLED) ## A prompt on the database

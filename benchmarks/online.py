@@ -24,7 +24,7 @@ from feature_repo.features import LABEL, SALES_HISTORY, names
 from feature_repo.online_reader import OnlineReader
 from feature_repo.store import open_store
 
-_SERVICE = "online_benchmark"
+SERVICE = "online_benchmark"
 _ON_DEMAND = (
     *("temperature_normalized", "holiday_markdown_interaction", "markdown_momentum", "seasonal_sine"),
     *("seasonal_cosine", "sales_velocity", "sales_acceleration", "demand_stability_score"),
@@ -37,10 +37,10 @@ def main() -> int:
         keys, week = live_keys(settings)
         stock = stock_store(settings)
         for store in (ours, stock):
-            store.apply([*ENTITIES, sales_history_features, store_external_features, *_definitions()])
+            store.apply([*ENTITIES, sales_history_features, store_external_features, *on_demand_definitions()])
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 store.materialize(*ttl_range(week))
-        reader = OnlineReader(ours, _SERVICE, transform=_on_demand)
+        reader = OnlineReader(ours, SERVICE, transform=_on_demand)
         reads = {
             "ours": lambda part: reader.read(_columns(part)).table.to_pydict(),
             "ours, get_online_features": _plain_read(ours),
@@ -85,7 +85,7 @@ def _times(read: Callable[[Any], Any], requests: list[list[dict[str, int]]]) -> 
 
 
 def _plain_read(store: FeatureStore) -> Callable[[Any], Any]:
-    service = store.get_feature_service(_SERVICE)
+    service = store.get_feature_service(SERVICE)
     return lambda keys: store.get_online_features(features=service, entity_rows=keys).to_dict()
 
 
@@ -147,7 +147,8 @@ def temporal_transformations(inputs: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _definitions() -> list[Any]:
+def on_demand_definitions() -> list[Any]:
+    """The on-demand views in pandas, computed at each read, and the service that offers all features."""
     sources: list[Any] = [sales_history_features, store_external_features]
     views = [
         on_demand_feature_view(
@@ -159,7 +160,7 @@ def _definitions() -> list[Any]:
         )
     ]
     stored = sales_history_features[[name for name in names(SALES_HISTORY) if name != LABEL]]
-    return [*views, FeatureService(name=_SERVICE, features=[stored, store_external_features, *views])]
+    return [*views, FeatureService(name=SERVICE, features=[stored, store_external_features, *views])]
 
 
 if __name__ == "__main__":

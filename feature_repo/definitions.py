@@ -28,7 +28,6 @@ from feature_repo.transformations import INPUTS
 OWNER = "demand-forecasting"
 TTL = timedelta(days=730)
 TAGS = {"domain": "demand", "cadence": "weekly"}
-CALENDAR = ["is_holiday", "week_of_year", "month", "quarter"]
 
 _FEAST_TYPES: dict[FeatureType, FeastType] = {
     "float64": Float64,
@@ -145,20 +144,19 @@ demand_forecasting_service = _service(
     "What a model is trained on: all features and the label",
     [sales_history_features, store_external_features, *ON_DEMAND_VIEWS],
 )
+_INPUTS: list[FeatureView | OnDemandFeatureView] = [
+    sales_history_features[[name for name in names(SALES_HISTORY) if name != LABEL]],
+    store_external_features,
+    *ON_DEMAND_VIEWS,
+]
 demand_forecasting_inference = _service(
-    INFERENCE_SERVICE,
-    "What a forecast is made from: the same features without the label",
-    [
-        sales_history_features[[name for name in names(SALES_HISTORY) if name != LABEL]],
-        store_external_features,
-        *ON_DEMAND_VIEWS,
-    ],
+    INFERENCE_SERVICE, "What a forecast is made from: the same features without the label", _INPUTS
 )
 demand_forecasting_sequence = _service(
     SEQUENCE_SERVICE,
-    "What a sequence model reads: a year of sales, the calendar and the surroundings; no label, which an entity frame "
-    "for training brings as a column of its own",
-    [sales_window_features, sales_history_features[CALENDAR], store_external_features],
+    "What a sequence model reads: the same and the sales of the year before; no label, which an entity frame for "
+    "training brings as a column of its own",
+    [sales_window_features, *_INPUTS],
 )
 
 FEATURE_VIEWS: list[FeatureView | OnDemandFeatureView] = [*STORED_VIEWS, *ON_DEMAND_VIEWS]

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from forecast_assets.atomic import read_reference, write_reference
+from forecast_assets.atomic import write_reference
+from trainer.reference import bundle_path, referenced_bundle
 
 KEPT_BUNDLES = 10
 
@@ -48,7 +49,7 @@ class ModelStore:
 
     def bundle(self, name: str) -> Path:
         """The folder of a bundle, existing or to be published."""
-        return self.folder / "bundles" / name
+        return bundle_path(self.folder, name)
 
     def kept(self) -> list[Path]:
         """All bundles, the newest first."""
@@ -56,11 +57,11 @@ class ModelStore:
 
     def candidate(self) -> Path | None:
         """The bundle trained last."""
-        return self._referenced("CANDIDATE")
+        return referenced_bundle(self.folder, "CANDIDATE")
 
     def champion(self) -> Path | None:
         """The bundle that serves."""
-        return self._referenced("CHAMPION")
+        return referenced_bundle(self.folder, "CHAMPION")
 
     def set_candidate(self, bundle: Path) -> None:
         """Name ``bundle`` as the one trained last."""
@@ -108,7 +109,3 @@ class ModelStore:
         moves = [each for each in self.decisions() if each.outcome != "refused"]
         left = [each for each in moves if each.champion_before == bundle.name and each.bundle != bundle.name]
         return bool(left) and left[-1].outcome == "rolled back"
-
-    def _referenced(self, reference: str) -> Path | None:
-        name = read_reference(self.folder / reference)
-        return None if name is None else self.bundle(name)

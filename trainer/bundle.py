@@ -1,6 +1,7 @@
 """The model bundle: a directory that holds all a forecast needs, and nothing that runs code when loaded.
 
-    best_model.pt    MODEL_STATE, OPTIMIZER_STATE, EPOCH, VAL_LOSS, MODEL_CONFIG; loads with weights_only=True
+    best_model.pt    MODEL_STATE, OPTIMIZER_STATE, EPOCH, VAL_LOSS, MODEL_CONFIG, FEATURE_HASH; loads with
+                     weights_only=True
     bundle.json      encoder, scores, spec, versions, and the sha256 of every other file
     MODEL_CARD.md, *.png   for people
 
@@ -42,6 +43,7 @@ def write_bundle(directory: Path, *, fitted: Fitted, forecaster: Forecaster, fac
             "EPOCH": fitted.best.epoch,
             "VAL_LOSS": fitted.best.validation_loss,
             "MODEL_CONFIG": config_to_dict(fitted.config),
+            "FEATURE_HASH": forecaster.encoder.feature_hash,
         },
         directory / MODEL_FILE,
     )
@@ -75,10 +77,16 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
         if (actual := _sha256(root / name)) != expected:
             raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
     checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
+    encoder = Encoder.from_dict(sidecar["encoder"])
+    if checkpoint.get("FEATURE_HASH") != encoder.feature_hash:
+        raise BundleError(
+            f"bundle {root} holds a model of other features, or of the same in another order: the hash of the "
+            f"encoder's in {SIDECAR_FILE} is {encoder.feature_hash}, the model's is {checkpoint.get('FEATURE_HASH')}"
+        )
     model = build_model(config_from_dict(checkpoint["MODEL_CONFIG"]))
     model.load_state_dict(checkpoint["MODEL_STATE"])
     below, above = sidecar["spread"]
-    return Forecaster(encoder=Encoder.from_dict(sidecar["encoder"]), model=model, spread=(below, above))
+    return Forecaster(encoder=encoder, model=model, spread=(below, above))
 
 
 def read_sidecar(path: Path | str) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Turns rows of a training frame into what the model reads. Fitted on training rows only."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -116,6 +118,12 @@ class Encoder:
     def columns(self) -> tuple[str, ...]:
         """Columns a table needs to be forecast."""
         return (*_columns(self), *((WINDOW_COLUMN,) if self.reads_windows else ()))
+
+    @property
+    def feature_hash(self) -> str:
+        """sha256 over the features, and the inputs made from them, in the order in which the model reads them."""
+        order = [self.numeric_features, self.categorical_features, [each.name for each in self.inputs]]
+        return hashlib.sha256(json.dumps(order).encode()).hexdigest()
 
     @property
     def width(self) -> int:

@@ -1,20 +1,22 @@
 """The forecast of every live series for the coming week."""
 
 import datetime
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, INFERENCE_SERVICE, SEQUENCE_SERVICE, TIMESTAMP, VIEWS
+from feature_repo.features import ENTITY_KEYS, VIEWS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
 from forecast_assets.sql import statement
+
+if TYPE_CHECKING:
+    from feature_repo.online_reader import OnlineFeatures
 
 _TOP = 10
 
@@ -23,15 +25,17 @@ _TOP = 10
     group_name="serving",
     kinds={"postgres", "parquet"},
     owners=OWNERS,
-    deps=["online_features", "champion_model"],
     pool=SERVING_POOL,
+    deps=["online_features", "champion_model"],
     description="The champion's forecast, in dollars, of each live store and department for the coming week: the "
     "PostgreSQL table weekly_forecasts and a Parquet file per week.",
 )
 def weekly_forecasts(
     context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres, artifacts: Artifacts
 ) -> dg.MaterializeResult[None]:
-    """Read the online features of every live series and let the champion forecast them in one pass."""
+    """Read the online features of every live series and let the champion forecast them, as the model service does."""
+    from serving.forecasting import forecast as forecast_series
+    from serving.forecasting import service_for
     from trainer.bundle import bundle_hash, load_model
 
     champion = artifacts.models.champion()
@@ -41,9 +45,9 @@ def weekly_forecasts(
     with postgres.connect() as connection:
         keys = connection.execute(statement("coming_week_rows")).fetchall()
     week = keys[0][2]
-    services = [INFERENCE_SERVICE, *([SEQUENCE_SERVICE] if model.encoder.reads_windows else [])]
-    features = _online_features(feast, services, [(store, dept) for store, dept, _ in keys], week)
-    quantiles = model.predict_quantiles(features)
+    service = service_for(model.encoder.columns)
+    features = _online_features(feast, service, [(store, dept) for store, dept, _ in keys], week)
+    quantiles = forecast_series(model, features).quantiles
     finite = np.isfinite(quantiles).all(axis=1)
     if not finite.all():
         position = int(np.flatnonzero(~finite)[0])
@@ -55,8 +59,7 @@ def weekly_forecasts(
     low, forecast, high = quantiles.T.copy()
     rows = pa.table(
         {
-            "store": features["store"].cast(pa.int64()),
-            "dept": features["dept"].cast(pa.int64()),
+            **{name: features.table[name] for name in ENTITY_KEYS},
             "week": pa.array([week] * len(keys), pa.date32()),
             "forecast": forecast,
             "p10": low,
@@ -92,39 +95,38 @@ def weekly_forecasts(
 
 
 def _online_features(
-    feast: FeastStore, services: Sequence[str], keys: list[tuple[int, int]], week: datetime.date
-) -> pa.Table:
-    """The services' features of ``keys``, in their order.
+    feast: FeastStore, service: str, keys: list[tuple[int, int]], week: datetime.date
+) -> "OnlineFeatures":
+    """The features of ``keys`` that ``service`` offers, in their order.
 
     Raises:
         dg.Failure: a series has no features, or not those of ``week``.
     """
     from feature_repo.online_reader import OnlineReader, UnknownSeriesError
 
-    columns = {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
     with feast.open() as store:
-        read = [OnlineReader(store, service).read(columns) for service in services]
+        features = OnlineReader(store, service).read(
+            {name: [key[position] for key in keys] for position, name in enumerate(ENTITY_KEYS)}
+        )
     remedy = "materialize online_features first. The last forecasts stay."
+    try:
+        features.raise_if_unknown()
+    except UnknownSeriesError as error:
+        raise dg.Failure(f"{error}: {remedy}", allow_retries=False) from None
     midnight = pa.scalar(datetime.datetime.combine(week, datetime.time(), datetime.UTC), pa.timestamp("us", "UTC"))
-    for features in read:
-        try:
-            features.raise_if_unknown()
-        except UnknownSeriesError as error:
-            raise dg.Failure(f"{error}: {remedy}", allow_retries=False) from None
-        for view in VIEWS:
-            times = features.event_times.get(view.name)
-            # What is known of a store may end before the coming week; what is known of its series may not.
-            if times is None or view.keys != ENTITY_KEYS:
-                continue
-            other = pc.index(pc.not_equal(times, midnight), pa.scalar(True)).as_py()
-            if other >= 0:
-                raise dg.Failure(
-                    f"the {view.name} of store {keys[other][0]}, dept {keys[other][1]} are of "
-                    f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
-                    allow_retries=False,
-                )
-    merged = {name: features.table[name] for features in read for name in features.table.column_names}
-    return pa.table({**merged, TIMESTAMP: pa.repeat(midnight, len(keys))})
+    for view in VIEWS:
+        times = features.event_times.get(view.name)
+        # What is known of a store may end before the coming week; what is known of its series may not.
+        if times is None or view.keys != ENTITY_KEYS:
+            continue
+        other = pc.index(pc.not_equal(times, midnight), pa.scalar(True)).as_py()
+        if other >= 0:
+            raise dg.Failure(
+                f"the {view.name} of store {keys[other][0]}, dept {keys[other][1]} are of "
+                f"{times[other].as_py():%Y-%m-%d}, not of the coming week {week}: {remedy}",
+                allow_retries=False,
+            )
+    return features
 
 
 def _picture(series: list[dict[str, Any]], postgres: Postgres, artifacts: Artifacts) -> dg.MetadataValue[Any]:
