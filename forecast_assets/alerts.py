@@ -78,7 +78,9 @@ def failed_run_alert(
     unmade = _unmade_assets(instance, run, steps)
     lines = [f":red_circle: *{', '.join(steps) or 'A run'}* failed in {_run_link(run)}"]
     lines += [f"> {_escaped(why)}" for why in steps.values()] or [f"> {_escaped(message)}"]
-    lines += [f"> check {_named(check)} failed" for check in _failed_checks(instance, run)]
+    told = " ".join(steps.values())
+    checks = [check for check in _failed_checks(instance, run) if _reason(check) not in told or not _reason(check)]
+    lines += [f"> check {_named(check)} failed" for check in checks]
     if unmade:
         lines.append(f"Not made: {', '.join(unmade)}")
     if "raw_drop" in steps:
@@ -188,8 +190,12 @@ def _still_works(artifacts: Artifacts) -> str:
 
 
 def _named(check: dg.AssetCheckEvaluation) -> str:
-    why = check.metadata.get("reason")
-    return f"{check.asset_key.to_user_string()}: {check.check_name}" + (f", {_escaped(str(why.value))}" if why else "")
+    why = _reason(check)
+    return f"{check.asset_key.to_user_string()}: {check.check_name}" + (f", {_escaped(why)}" if why else "")
+
+
+def _reason(check: dg.AssetCheckEvaluation) -> str:
+    return str(check.metadata["reason"].value) if "reason" in check.metadata else ""
 
 
 def _run_link(run: dg.DagsterRun) -> str:

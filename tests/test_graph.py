@@ -214,13 +214,6 @@ def test_a_group_one_asset_with_its_upstreams_or_several_can_be_made_alone(
     assert result.returncode == 0, result.stderr
 
 
-def test_a_selection_that_names_nothing_ends_with_an_error(installation: Installation) -> None:
-    result = installation.dagster("asset", "materialize", "-m", "forecast_assets.definitions", "--select", "key:sales")
-
-    assert result.returncode != 0
-    assert "sales" in result.stderr
-
-
 def test_the_demo_tells_how_it_went_and_what_to_do_next(installation: Installation) -> None:
     result = installation.demo()
 

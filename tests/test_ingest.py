@@ -102,8 +102,9 @@ def test_a_refusal_shows_as_a_failed_check_of_its_file_and_passes_again_with_a_g
     shop.edit("train.csv", "2010-02-12", "2010-02-31")
 
     refused = shop.ingest()
-    (evaluation,) = refused.get_asset_check_evaluations()
-    assert checks(refused, ACCEPTED_CHECK) == {"train_csv": False}
+    evaluation = refused.get_asset_check_evaluations()[0]
+    assert checks(refused, ACCEPTED_CHECK) == dict.fromkeys(["train_csv", "features_csv", "stores_csv"], False)
+    assert checks(refused, HISTORY_CHECK) == {"train_csv": True}
     assert BROKEN_DATE in str(evaluation.metadata["reason"].value)
     assert "quarantine" in str(evaluation.metadata["quarantined_as"].value)
 
