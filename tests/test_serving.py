@@ -73,9 +73,13 @@ def load(service: Service, keys: list[dict[str, int]], *, clients: int = 4) -> I
         each.result()  # a connection that was lost
 
 
+@pytest.mark.parametrize("champion", ["sequence", "first"])
 def test_every_series_gets_the_numbers_of_weekly_forecasts_alone_and_with_others(
-    service: Service, installation: Installation, monkeypatch: pytest.MonkeyPatch
+    service: Service, installation: Installation, monkeypatch: pytest.MonkeyPatch, champion: str
 ) -> None:
+    bundle = installation.models.bundle(champion)
+    installation.models.promote(bundle)
+    service.until(lambda: service.version() == bundle_hash(bundle))
     for name, value in installation.environment.items():
         monkeypatch.setenv(name, value)
     postgres = Postgres()
