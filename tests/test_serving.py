@@ -135,10 +135,8 @@ def test_an_unknown_series_is_named_and_in_a_list_marked(service: Service, insta
 
 def test_features_of_different_weeks_are_not_put_together(service: Service, installation: Installation) -> None:
     key = installation.keys[2]
-    move = (
-        "UPDATE feast_online.demand_forecasting_temporal_transformations SET event_ts = event_ts + %s * interval '1 day' "
-        "WHERE (store, dept) = (%s, %s)"
-    )
+    table = "feast_online.demand_forecasting_temporal_transformations"
+    move = f"UPDATE {table} SET event_ts = event_ts + %s * interval '1 day' WHERE (store, dept) = (%s, %s)"
     right = ask(service, key).json()
     with psycopg.connect(installation.settings.url, autocommit=True) as connection:
         connection.execute(move, [-7, *key.values()])
