@@ -29,6 +29,8 @@ from trainer.metrics import evaluate
 from trainer.spec import TrainSpec
 
 GAP_WEEKS = 4
+# What differs from the defaults of TrainSpec; "tft" is a preset for two cores.
+PRESETS: dict[str, dict[str, Any]] = {"mlp": {}, "tft": {"batch_size": 1024}}
 LIGHTGBM_FEATURES = (
     *("is_holiday", "week_of_year", "month", "quarter", "sales_lag_1", "sales_lag_2", "sales_lag_4", "sales_lag_52"),
     *("sales_rolling_mean_4", "sales_rolling_mean_12", "sales_rolling_std_4"),
@@ -103,7 +105,7 @@ def _scores(
         spec = TrainSpec(
             frame_path=str(path),
             model_output_dir=str(scratch / fold.name / model),
-            **{"model_type": model, "val_size": fold.weeks, "gap_weeks": GAP_WEEKS, **fields},
+            **{"model_type": model, "val_size": fold.weeks, "gap_weeks": GAP_WEEKS, **PRESETS[model], **fields},
         )
         started = time.monotonic()
         _train(spec, scratch)

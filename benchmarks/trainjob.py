@@ -4,9 +4,9 @@ Measured on jobs that report as the trainer does, each against what the same wor
 
 first step   from the call of the client, SDK not yet loaded, to the first line that a torchrun process of the job runs
              after importing torch
-overhead     of a job of two nodes that reports an epoch each second and prints a hundred lines: how much longer than its
-             first node the call takes, SDK loaded; and the CPU time of client and supervisor, as shares of the node's
-             life
+overhead     of a job of two nodes that reports an epoch each second and prints a hundred lines: how much longer than
+             its first node the call takes, SDK loaded; and the CPU time of client and supervisor, as shares of the
+             node's life
 messages     how many of those that a job sends as fast as it can arrive, and how many per second
 adoption     from the call of the client in a new process, SDK not yet loaded, to the adopted job's first message
 """

@@ -9,6 +9,8 @@ import io
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from feast import OnDemandFeatureView
+
 from feature_repo.definitions import ON_DEMAND_VIEWS, STORED_VIEWS, TTL, sales_window_features
 from feature_repo.features import ENTITY_KEYS, TIMESTAMP
 from feature_repo.online_store import RowOnlineStore
@@ -29,7 +31,7 @@ def materialize(store: "FeatureStore", end: datetime) -> None:
     """
     provider: Any = store._get_provider()
     if isinstance(provider.online_store, RowOnlineStore):
-        provider.online_store.forget_after(store.config, [*STORED_VIEWS, *ON_DEMAND_VIEWS], end)
+        provider.online_store.forget_after(store.config, [*STORED_VIEWS, *_on_demand_views(store)], end)
     _write(store, end - TTL + timedelta(seconds=1), end)
 
 
@@ -73,5 +75,10 @@ def _write(store: "FeatureStore", start: datetime, end: datetime) -> None:
     references = [f"{view.name}:{feature.name}" for view in ON_DEMAND_VIEWS for feature in view.features]
     computed = store.get_historical_features(newest_rows(start, end), references).to_arrow()
     provider: Any = store._get_provider()
-    for view in ON_DEMAND_VIEWS:
+    for view in _on_demand_views(store):
         write_computed(provider, store.config, view, computed)
+
+
+def _on_demand_views(store: "FeatureStore") -> list[OnDemandFeatureView]:
+    """As the registry has them: those of ``definitions`` have no keys until this very process applies them."""
+    return [store.get_on_demand_feature_view(view.name) for view in ON_DEMAND_VIEWS]

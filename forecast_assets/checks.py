@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from forecast_assets.automation import ANY_UPDATE
 from forecast_assets.frame_checks import Finding, drifted_columns, incomplete_weeks, leaks
 from forecast_assets.metadata import markdown_table
 from forecast_assets.resources import Artifacts
@@ -19,16 +20,19 @@ DRIFT = "no_drift"
             LEAKAGE,
             asset="training_frame",
             blocking=True,
+            automation_condition=ANY_UPDATE,
             description="Every lag is the label of exactly that many weeks before, or missing where there is none.",
         ),
         dg.AssetCheckSpec(
             COMPLETENESS,
             asset="training_frame",
+            automation_condition=ANY_UPDATE,
             description="No calendar week is missing, or has less than half the usual number of rows.",
         ),
         dg.AssetCheckSpec(
             DRIFT,
             asset="training_frame",
+            automation_condition=ANY_UPDATE,
             description="No column's distribution has moved away from the frame before (population stability index).",
         ),
     ]

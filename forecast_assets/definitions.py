@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from forecast_assets.alerts import tell_failed_checks, tell_failed_runs
 from forecast_assets.assets.accuracy import forecast_accuracy, inputs_as_in_training
 from forecast_assets.assets.backtest import backtest
 from forecast_assets.assets.champion import champion_model
@@ -13,8 +14,11 @@ from forecast_assets.assets.online import online_features
 from forecast_assets.assets.raw import raw_drop
 from forecast_assets.assets.registry import feast_registry
 from forecast_assets.assets.training_frame import training_frame
+from forecast_assets.automation import automated, automation_sensor
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.console import progress_logger
+from forecast_assets.jobs import forecast, full_refresh, ingest, retrain, weekly_refresh
+from forecast_assets.landing_sensor import landing_zone_sensor
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, TrainJobs
 from forecast_assets.rollback import rollback
 
@@ -22,23 +26,27 @@ postgres = Postgres()
 artifacts = Artifacts()
 
 defs = dg.Definitions(
-    assets=[
-        raw_drop,
-        sales_features,
-        store_features,
-        sales_windows,
-        feast_registry,
-        training_frame,
-        candidate_model,
-        champion_model,
-        online_features,
-        weekly_forecasts,
-        horizon_forecasts,
-        forecast_accuracy,
-        backtest,
-    ],
+    assets=automated(
+        [
+            raw_drop,
+            sales_features,
+            store_features,
+            sales_windows,
+            feast_registry,
+            training_frame,
+            candidate_model,
+            champion_model,
+            online_features,
+            weekly_forecasts,
+            horizon_forecasts,
+            forecast_accuracy,
+            backtest,
+        ]
+    ),
     asset_checks=[training_frame_checks, inputs_as_in_training],
-    jobs=[rollback],
+    jobs=[ingest, retrain, forecast, full_refresh, rollback],
+    schedules=[weekly_refresh],
+    sensors=[landing_zone_sensor, automation_sensor, tell_failed_runs, tell_failed_checks],
     resources={
         "postgres": postgres,
         "feast": FeastStore(postgres=postgres),

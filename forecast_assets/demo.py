@@ -25,7 +25,7 @@ def main() -> int:
     _say(f"  written:  {artifacts.root}\n")
     started = time.monotonic()
     with dg.DagsterInstance.get() as instance:
-        result = defs.resolve_implicit_global_asset_job_def().execute_in_process(
+        result = defs.resolve_job_def("full_refresh").execute_in_process(
             instance=instance, run_config={"loggers": {"progress": {}}}, raise_on_error=False
         )
     if not result.success:

@@ -48,9 +48,10 @@ def new_figure(width: float = 7.0, height: float = 2.8) -> "Figure":
 
 def short_dates(axes: "Axes") -> None:
     """Few dates on the x axis, written so that they do not run into each other."""
-    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+    from matplotlib.dates import MONTHLY, AutoDateLocator, ConciseDateFormatter
 
     locator = AutoDateLocator(maxticks=6)
+    locator.intervald[MONTHLY] = [1, 2, 3, 4, 6, 12]  # without 12, it finds nothing for three or four years
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
 

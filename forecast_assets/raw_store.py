@@ -6,9 +6,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from forecast_assets.atomic import read_reference, write_reference
-from forecast_assets.ingest.drop import Drop, DropFile
-
-_FILES = ("train.csv", "features.csv", "stores.csv")
+from forecast_assets.ingest.drop import FILES, Drop, DropFile
 
 
 class RawStore:
@@ -51,9 +49,19 @@ class RawStore:
                 rows=described[name]["rows"],
                 table=pq.read_table(self._path(name, described[name]["content_hash"])),
             )
-            for name in _FILES
+            for name in FILES
         )
         return Drop(train, features, stores)
+
+    def contents(self) -> dict[str, str]:
+        """The content hash of each file of the current drop; empty before the first."""
+        current = read_reference(self.folder / "CURRENT")
+        return {name: file["content_hash"] for name, file in json.loads(current or "{}").items()}
+
+    def switched_at(self) -> int:
+        """When the current drop became it, in nanoseconds; 0 before the first."""
+        reference = self.folder / "CURRENT"
+        return reference.stat().st_mtime_ns if reference.exists() else 0
 
     def _path(self, name: str, content_hash: str) -> Path:
         return self.folder / Path(name).stem / f"{content_hash}.parquet"

@@ -95,18 +95,20 @@ class LandingZone(dg.ConfigurableResource["LandingZone"]):
         "LANDING_DIR; without that, a generated sample data set under the data folder.",
     )
 
-    def folder(self, log: dg.DagsterLogManager) -> Path:
-        """The configured folder, or that of the sample data, which is written on first use."""
+    def location(self) -> Path:
+        """The folder, which need not exist."""
         configured = self.path or os.environ.get("LANDING_DIR")
-        if configured:
-            return Path(configured).expanduser()
-        sample = data_dir() / "landing"
-        if not (sample / "train.csv").exists():
+        return Path(configured).expanduser() if configured else data_dir() / "landing"
+
+    def folder(self, log: dg.DagsterLogManager) -> Path:
+        """The folder; without a setting, that of the sample data, which is written on first use."""
+        folder = self.location()
+        if not (self.path or os.environ.get("LANDING_DIR") or folder.exists()):
             from forecast_assets.sample_data import write_sample_data
 
-            log.info(f"LANDING_DIR is not set: writing the sample data set to {sample}")
-            write_sample_data(sample)
-        return sample
+            log.info(f"LANDING_DIR is not set: writing the sample data set to {folder}")
+            write_sample_data(folder)
+        return folder
 
 
 class Artifacts(dg.ConfigurableResource["Artifacts"]):

@@ -30,7 +30,7 @@ _database_numbers = count(1)
 @pytest.fixture(autouse=True)
 def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
-        if name.startswith("POSTGRES_") or name in {"LANDING_DIR", "DEPLOYMENT"}:
+        if name.startswith("POSTGRES_") or name in {"LANDING_DIR", "DEPLOYMENT", "ALERT_WEBHOOK_URL", "DAGSTER_UI_URL"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("FORECAST_DATA_DIR", str(tmp_path / "data"))
 

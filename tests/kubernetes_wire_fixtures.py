@@ -25,4 +25,10 @@ def cluster(wire: Wire) -> Cluster:
 @pytest.fixture
 def platform(wire: Wire, tmp_path: Path) -> KubernetesPlatform:
     kubeconfig = wire.write_kubeconfig(tmp_path / "kubeconfig", NAMESPACE)
-    return KubernetesPlatform(namespace=NAMESPACE, kubeconfig=str(kubeconfig), poll_seconds=0.05, delete_seconds=2)
+    return KubernetesPlatform(
+        namespace=NAMESPACE,
+        runtime="forecast-torch-cpu",
+        kubeconfig=str(kubeconfig),
+        poll_seconds=0.05,
+        delete_seconds=2,
+    )

@@ -114,6 +114,7 @@ POSTGRES = {"cnpg.io/cluster": "forecast-postgres"}
 POOLER = {"cnpg.io/poolerName": "forecast-postgres-pooler"}
 REDIS = {"app.kubernetes.io/name": "forecast-redis"}
 SERVICE = {"app.kubernetes.io/name": "forecast-service"}
+RAY = {"forecast/role": "ray"}
 STRANGER = {"app": "stranger"}
 
 
@@ -130,6 +131,12 @@ STRANGER = {"app": "stranger"}
         (DAGSTER, POOLER, 5432, True),
         (DAGSTER, REDIS, 6379, True),
         (DAGSTER, TRAINER, 29500, False),
+        (RAY, RAY, 43210, True),
+        (RAY, POSTGRES, 5432, True),
+        (RAY, DAGSTER, 80, False),
+        (DAGSTER, RAY, 10001, True),
+        (DAGSTER, RAY, 6379, False),
+        (TRAINER, RAY, 10001, False),
         (SERVICE, POSTGRES, 5432, True),
         (SERVICE, REDIS, 6379, True),
         (SERVICE, TRAINER, 29500, False),
@@ -251,3 +258,18 @@ def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
         assert re.search(r"^ARG PYTHON=3\.11\.\d+-slim", text, re.MULTILINE)
     for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes"):
         assert re.search(rf"^{package}==\d", lock, re.MULTILINE)
+
+
+def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
+    rendered: dict[str, list[Document]],
+) -> None:
+    text = yaml.safe_dump_all([*rendered["cluster"], *helm.pods()])
+    assert set(re.findall(r"name: (forecast-(?:postgres-\w+|backup|redis|service))$", text, re.MULTILINE)) >= set(
+        SECRETS
+    )
+    cluster = one(rendered["cluster"], "Cluster", "forecast-postgres")["spec"]
+    asked = {role["passwordSecret"]["name"] for role in cluster["managed"]["roles"]}
+    asked.add(cluster["bootstrap"]["initdb"]["secret"]["name"])
+    assert asked <= {name for name, keys in SECRETS.items() if {"username", "password"} <= set(keys)}
+    credentials = cluster["backup"]["barmanObjectStore"]["s3Credentials"].values()
+    assert all(reference["key"] in SECRETS[reference["name"]] for reference in credentials)

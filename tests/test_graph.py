@@ -200,7 +200,18 @@ def test_a_bad_file_ends_with_status_1_and_leaves_everything_as_it_was(
     assert message in result.stderr
     assert "The drop was not loaded" in result.stderr
     after = installation.state()
-    assert [part for part in before if before[part] != after[part]] == []
+    assert [part for part in before if before[part] != after[part]] == ["ingest_ledger"]
+
+
+@pytest.mark.parametrize(
+    "selection", ["group:features", "+key:store_features", "key:sales_windows or key:store_features"]
+)
+def test_a_group_one_asset_with_its_upstreams_or_several_can_be_made_alone(
+    installation: Installation, selection: str
+) -> None:
+    result = installation.dagster("asset", "materialize", "-m", "forecast_assets.definitions", "--select", selection)
+
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_demo_tells_how_it_went_and_what_to_do_next(installation: Installation) -> None:

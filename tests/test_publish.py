@@ -220,7 +220,7 @@ def test_the_ledger_has_each_content_once(landing: Path, database: PostgresSetti
     assert record_accepted(read_drop(landing), database, run_id="other stores") == 1
     with psycopg.connect(database.url) as connection:
         found = connection.execute(
-            "SELECT file, row_count, first_week, last_week, run_id FROM ingest_ledger ORDER BY file, accepted_at"
+            "SELECT file, row_count, first_week, last_week, run_id FROM ingest_ledger ORDER BY file, id"
         ).fetchall()
     assert found == [
         ("features.csv", 546, EPOCH, datetime.date(2013, 7, 26), "first"),

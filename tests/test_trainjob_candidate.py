@@ -54,11 +54,15 @@ def test_a_training_shows_its_epochs_live_its_size_and_its_job_and_is_not_repeat
         entries = [entry.user_message for entry in instance.all_logs(first.run_id)]
 
     shown = metadata(first)
-    live = [r.asset_observation.metadata for r in observations if r.asset_observation]
+    live: list[dict[str, Any]] = [
+        {name: value.value for name, value in record.asset_observation.metadata.items()}
+        for record in observations
+        if record.asset_observation
+    ]
     epochs = [each for each in live if "live/wmae" in each]
-    assert [each["live/epoch"].value for each in epochs] == [1, 2]
-    assert [each["live/progress_percent"].value for each in epochs] == [50.0, 100.0]
-    assert all(each["live/training_loss"].value > 0 for each in epochs)
+    assert [each["live/epoch"] for each in epochs] == [1, 2]
+    assert [each["live/progress_percent"] for each in epochs] == [50.0, 100.0]
+    assert all(each["live/training_loss"] > 0 for each in epochs)
     assert any(entry.startswith("epoch 2/2: loss ") for entry in entries)
     assert shown["resources/nodes"] == shown["resources/cpus_per_node"] == 1
     assert Path(shown["trainjob/folder"]).is_dir()

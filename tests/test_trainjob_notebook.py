@@ -18,7 +18,7 @@ BEFORE_THE_FRAME = dg.AssetSelection.assets("training_frame").upstream() - dg.As
 
 
 def notebook() -> Any:
-    return nbformat.read(NOTEBOOK, as_version=4)  # type: ignore[no-untyped-call]
+    return nbformat.read(NOTEBOOK, as_version=4)
 
 
 def code_cells(document: Any) -> list[Any]:

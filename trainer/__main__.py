@@ -1,46 +1,31 @@
 """Train a forecast model as a spec describes it.
 
     one CPU, one process    python -m trainer --spec spec.json
-    N processes             torchrun --standalone --nproc-per-node N -m trainer --spec spec.json
+    N processes             torchrun --standalone --nproc-per-node N --max-restarts 3 -m trainer --spec spec.json
 
-Exit status 2, with one line on standard error, says that the spec or the frame must be put right.
+Exit status:
+     0  the bundle is published
+     1  something happened to the training; one line on standard error says what. Started again, it goes on from its
+        last checkpoint
+     2  the spec, the frame or a checkpoint must be put right, as one line on standard error says
+    75  a signal (SIGTERM, SIGINT) ended it after a step and its state is saved: start it again to go on (EX_TEMPFAIL)
+
+torchrun passes SIGTERM on to its processes, and ends with a status of its own.
 """
 
 import argparse
 import sys
 
-from trainer.distributed import env_rank, joined_world
-from trainer.errors import TrainerError
-from trainer.job import run
-from trainer.report import Report, opened_report
+from trainer.entry import train
 from trainer.spec import TrainSpec
-
-USER_ERROR = 2
 
 
 def main() -> int:
-    """Run the training; returns the exit status."""
+    """Run the training of the command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="trainer", description="Train a forecast model as a spec describes it.")
     parser.add_argument("--spec", required=True, help="path of the training spec, a JSON document")
     spec_path: str = parser.parse_args().spec
-    with opened_report(env_rank()) as report:
-        try:
-            return _train(TrainSpec.load(spec_path), report)
-        except TrainerError as error:
-            report.error(str(error))
-            return USER_ERROR
-
-
-def _train(spec: TrainSpec, report: Report) -> int:
-    with joined_world(spec) as world:
-        try:
-            run(spec, world, report)
-        except TrainerError as error:
-            report.error(str(error))
-            # torchrun ends all processes as soon as one has failed: none may go before the first has reported.
-            world.barrier()
-            return USER_ERROR
-    return 0
+    return train(lambda: TrainSpec.load(spec_path))
 
 
 if __name__ == "__main__":

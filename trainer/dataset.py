@@ -3,6 +3,7 @@
 Shapes: N rows, B rows of a batch, F numeric inputs, C categories, T weeks, H numbers a week.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from trainer.baselines import BASELINE_COLUMNS
-from trainer.frame import floats, require_columns, split_masks, week_span
+from trainer.frame import evenly_spaced, floats, require_columns, split_masks, week_span
 from trainer.history import History
 from trainer.inputs import Encoded, Encoder
 from trainer.level import Floats, signed_log
@@ -73,6 +74,7 @@ class Rows:
         dollars in proportion to the level; the full exponent would leave small series untrained.
     actual: float64 dollars.
     is_holiday: 1 in flagged holiday weeks, else 0.
+    mean_weight: what the weights were divided by, so that they are 1 on average.
     """
 
     inputs: Inputs
@@ -81,28 +83,38 @@ class Rows:
     weight: Tensor
     actual: Floats
     is_holiday: Floats
+    mean_weight: float
 
     @classmethod
     def of(
-        cls, table: pa.Table, encoder: Encoder, spec: TrainSpec, panel: SalesPanel | None, device: torch.device
+        cls,
+        table: pa.Table,
+        encoder: Encoder,
+        spec: TrainSpec,
+        panel: SalesPanel | None,
+        device: torch.device,
+        mean_weight: float | None = None,
     ) -> Self:
         """Encode `table` and put it on `device`.
 
         Args:
             panel: the sales from which histories are cut, for a model that reads them.
+            mean_weight: what weights are divided by, where `table` is a part of the rows; by default its own mean.
         """
         encoded = encoder.encode(table)
         history = History.of(panel.sales, panel.locate(table), encoded, device) if panel else None
         actual_N, is_holiday_N = floats(table, spec.label), floats(table, spec.holiday)
         weight_N = np.maximum(np.expm1(np.abs(encoded.level)), _SMALLEST_LEVEL) ** _LEVEL_EXPONENT
         weight_N = weight_N * np.where(is_holiday_N > 0, spec.holiday_loss_weight, 1.0)
+        mean_weight = float(weight_N.mean()) if mean_weight is None else mean_weight
         return cls(
             inputs=Inputs.of(encoded, history, device),
             start=encoded.start,
             target=torch.as_tensor(signed_log(actual_N) - encoded.start, dtype=torch.float32, device=device),
-            weight=torch.as_tensor(weight_N / weight_N.mean(), dtype=torch.float32, device=device),
+            weight=torch.as_tensor(weight_N / mean_weight, dtype=torch.float32, device=device),
             actual=actual_N,
             is_holiday=is_holiday_N,
+            mean_weight=mean_weight,
         )
 
     def __len__(self) -> int:
@@ -129,10 +141,17 @@ class Dataset:
     training_weeks: tuple[str, str]
 
     @classmethod
-    def of(cls, table: pa.Table, spec: TrainSpec, device: torch.device) -> Self:
+    def of(
+        cls,
+        table: pa.Table,
+        spec: TrainSpec,
+        device: torch.device,
+        fit: Callable[[pa.Table, TrainSpec], Encoder] = Encoder.fit,
+    ) -> Self:
         """Split `table`, fit the encoder on its training rows and encode both parts.
 
-        Every process does this for itself: from the same frame the same numbers follow, for less than sending them.
+        Args:
+            fit: gives the encoder, from the training rows.
 
         Raises:
             FrameError: a column is missing, or the table is too short for the split.
@@ -140,9 +159,11 @@ class Dataset:
         require_columns(table, [spec.label, spec.holiday, *BASELINE_COLUMNS])
         training_mask, validation_mask = split_masks(table, spec)
         training_table = table.filter(pa.array(training_mask))
+        rows = training_table.num_rows
+        training_table = training_table.filter(pa.array(evenly_spaced(0, rows, rows, spec.sample_size)))
         gap_table = table.filter(pa.array(~(training_mask | validation_mask)))
         validation_table = table.filter(pa.array(validation_mask))
-        encoder = Encoder.fit(training_table, spec)
+        encoder = fit(training_table, spec)
         panel = None
         if encoder.reads_windows:
             panel = SalesPanel.of(table, series=spec.series, timestamp=spec.timestamp, label=spec.label)

@@ -1,5 +1,11 @@
-"""The processes of one training and what they tell each other."""
+"""The processes of one training and what they tell each other.
 
+Two groups: gloo on CPU tensors for decisions, and one for gradients, NCCL (RCCL on AMD) if every process has a GPU of
+its own and NCCL works, else gloo as well.
+"""
+
+import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,9 +15,15 @@ from datetime import timedelta
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
+from trainer import errors
+from trainer.errors import CollectiveError, TrainerError, TrainingFailure
 from trainer.level import Floats
 from trainer.spec import TrainSpec
+
+_logger = logging.getLogger("trainer")
 
 
 def env_rank() -> int:
@@ -21,19 +33,27 @@ def env_rank() -> int:
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class World:
-    """This process among `size`."""
+    """This process among `size`. Every method must be called by all processes alike.
+
+    gradients: the group that gradients are averaged in; None for a process on its own.
+    """
 
     rank: int
     size: int
     device: torch.device
+    gradients: dist.ProcessGroup | None = None
 
     def total(self, values: Floats) -> Floats:
         """The element-wise sum over all processes, the same on each."""
         if self.size == 1:
             return values
-        summed = torch.as_tensor(values, dtype=torch.float64, device=self.device)
+        summed = torch.as_tensor(values, dtype=torch.float64)
         dist.all_reduce(summed)
-        return np.asarray(summed.cpu().numpy(), dtype=np.float64)
+        return np.asarray(summed.numpy(), dtype=np.float64)
+
+    def any(self, condition: bool) -> bool:
+        """Whether the condition holds on any process."""
+        return bool(self.total(np.array([float(condition)]))[0])
 
     def gather(self, text: str) -> list[str]:
         """Every process's text, in the order of ranks."""
@@ -43,6 +63,18 @@ class World:
         dist.all_gather_object(texts, text)
         return texts
 
+    def broadcast(self, content: bytes) -> bytes:
+        """The first process's bytes."""
+        if self.size == 1:
+            return content
+        length = torch.tensor([len(content)])
+        dist.broadcast(length, src=0)
+        received = torch.empty(int(length), dtype=torch.uint8)
+        if self.rank == 0:
+            received.copy_(torch.frombuffer(bytearray(content or b"\0"), dtype=torch.uint8)[: len(content)])
+        dist.broadcast(received, src=0)
+        return received.numpy().tobytes()
+
     def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -51,19 +83,96 @@ class World:
 
 @contextmanager
 def joined_world(spec: TrainSpec) -> Iterator[World]:
-    """Join the processes torchrun started, or be alone if it did not start this one."""
+    """Join the processes torchrun started, or be alone if it did not start this one.
+
+    Raises:
+        CollectiveError: a process died or did not answer within `timeout_sec`, here or inside the `with` block.
+    """
     rank, size = env_rank(), int(os.environ.get("WORLD_SIZE", "1"))
-    device = torch.device("cpu")
-    if torch.cuda.is_available() and spec.backend != "gloo":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    device = local_device()
+    if device.type == "cuda":
         torch.cuda.set_device(device)
-    world = World(rank=rank, size=size, device=device)
     if size == 1:
-        yield world
+        yield World(rank=rank, size=size, device=device)
         return
-    backend = spec.backend if spec.backend != "auto" else ("nccl" if device.type == "cuda" else "gloo")
-    dist.init_process_group(backend, timeout=timedelta(seconds=spec.timeout_sec))
     try:
-        yield world
+        timeout = timedelta(seconds=spec.timeout_sec)
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        # torchrun keeps one store over all restarts: without a prefix a process may read the addresses of dead ones,
+        # and wait for them (pytorch issue 135712).
+        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
+        _check_sum(None, torch.device("cpu"))
+        yield World(rank=rank, size=size, device=device, gradients=_gradient_group(spec, device))
+    except RuntimeError as error:
+        if not _is_collective(error):
+            raise
+        raise CollectiveError(
+            f"rank {rank} lost the other processes: {str(error).splitlines()[0]}; one of them died, or did not answer "
+            f"within timeout_sec {spec.timeout_sec:g}. Start again to go on from the last checkpoint"
+        ) from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+@contextmanager
+def agreed(world: World) -> Iterator[None]:
+    """A block that every process runs: an error of ours that any of them raises in it, all raise at its end.
+
+    One process that goes another way than the others would leave them waiting for it.
+    """
+    failure: TrainerError | TrainingFailure | None = None
+    try:
+        yield
+    except (TrainerError, TrainingFailure) as error:
+        failure = error
+    told = world.gather(json.dumps([type(failure).__name__, str(failure)]) if failure else "")
+    if first := next(filter(None, told), None):
+        name, message = json.loads(first)
+        raise getattr(errors, name)(message) from failure
+
+
+def local_device() -> torch.device:
+    """This process's GPU, CUDA or ROCm, by LOCAL_RANK; the CPU if there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+
+
+def _gradient_group(spec: TrainSpec, device: torch.device) -> dist.ProcessGroup:
+    """NCCL if it is wanted and passes a check on all processes; else gloo, with a message if it was wanted."""
+    everyone: dist.ProcessGroup = dist.group.WORLD  # type: ignore[assignment]
+    if spec.backend == "gloo" or (spec.backend == "auto" and device.type != "cuda"):
+        return everyone
+    group, problem = None, ""
+    try:
+        group = dist.new_group(backend="nccl", timeout=timedelta(seconds=spec.timeout_sec))
+        _check_sum(group, device)
+    except (RuntimeError, ValueError) as error:
+        problem = str(error).splitlines()[0]
+    problems: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(problems, problem)
+    if not any(problems):
+        return group or everyone
+    if dist.get_rank() == 0:
+        _logger.warning("NCCL does not work here, gradients go through gloo: %s", next(filter(None, problems)))
+    return everyone
+
+
+def _check_sum(group: dist.ProcessGroup | None, device: torch.device) -> None:
+    """Sum the ranks over the group.
+
+    Raises:
+        RuntimeError: the sum is wrong, or there is none.
+    """
+    total = torch.tensor([dist.get_rank() + 1.0], device=device)
+    dist.all_reduce(total, group=group)
+    expected = dist.get_world_size() * (dist.get_world_size() + 1) / 2
+    if total.item() != expected:
+        raise RuntimeError(f"the all-reduce check gave {total.item():g}, expected {expected:g}")
+
+
+def _is_collective(error: RuntimeError) -> bool:
+    text = str(error)
+    return isinstance(error, dist.DistError) or any(name in text for name in ("gloo", "NCCL", "all-reduce check"))

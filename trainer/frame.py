@@ -4,8 +4,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,10 @@ import pyarrow.parquet as pq
 from trainer.errors import FrameError
 from trainer.spec import TrainSpec
 
+COMPLETION_MARKER = "_SUCCESS"
 MIN_TRAINING_WEEKS = 8
 _MICROSECONDS_PER_WEEK = 7 * 24 * 3600 * 10**6
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -27,23 +30,55 @@ class Frame:
     content_hash: str
 
 
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Manifest:
+    """What a published frame says of itself. `chunks` are the files in order, `sha256` theirs, `columns` the names."""
+
+    content_hash: str
+    rows: int
+    columns: tuple[str, ...]
+    chunks: tuple[Path, ...]
+    sha256: tuple[str, ...]
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read the manifest of the frame published at `path`.
+
+    Raises:
+        FrameError: the frame has no `_SUCCESS`.
+    """
+    root = Path(path)
+    if not (root / COMPLETION_MARKER).is_file():
+        raise FrameError(f"frame {root} is not complete: it has no {COMPLETION_MARKER} file")
+    fields: dict[str, Any] = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
+    return Manifest(
+        content_hash=fields["content_hash"],
+        rows=fields["rows"],
+        columns=tuple(column["name"] for column in fields["columns"]),
+        chunks=tuple(root / chunk["file"] for chunk in fields["chunks"]),
+        sha256=tuple(chunk["sha256"] for chunk in fields["chunks"]),
+    )
+
+
 def read_frame(path: Path | str) -> Frame:
     """Read the frame published at `path`.
 
     Raises:
         FrameError: the frame has no `_SUCCESS`, or a chunk is missing or is not what the manifest says it is.
     """
-    root = Path(path)
-    if not (root / "_SUCCESS").is_file():
-        raise FrameError(f"frame {root} is not complete: it has no _SUCCESS file")
-    manifest: dict[str, Any] = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-    table = pa.concat_tables([_read_chunk(root / chunk["file"], chunk["sha256"]) for chunk in manifest["chunks"]])
-    if table.num_rows != manifest["rows"]:
-        raise FrameError(f"frame {root} has {table.num_rows} rows; its manifest says {manifest['rows']}")
-    return Frame(table=table, content_hash=manifest["content_hash"])
+    manifest = read_manifest(path)
+    table = pa.concat_tables(map(read_chunk, manifest.chunks, manifest.sha256))
+    if table.num_rows != manifest.rows:
+        raise FrameError(f"frame {path} has {table.num_rows} rows; its manifest says {manifest.rows}")
+    return Frame(table=table, content_hash=manifest.content_hash)
 
 
-def _read_chunk(path: Path, expected: str) -> pa.Table:
+def read_chunk(path: Path, expected: str, columns: list[str] | None = None) -> pa.Table:
+    """Read a chunk whose content is known by its hash; some of its columns, or all.
+
+    Raises:
+        FrameError: it is missing or corrupt.
+    """
     if not path.is_file():
         raise FrameError(f"frame chunk {path} is missing")
     content = path.read_bytes()
@@ -51,7 +86,7 @@ def _read_chunk(path: Path, expected: str) -> pa.Table:
     if actual != expected:
         raise FrameError(f"frame chunk {path} is corrupt: sha256 is {actual}, the manifest says {expected}")
     # Not pq.read_table: its threads may still be starting when a refused spec ends the process, which then aborts.
-    return pq.ParquetFile(pa.BufferReader(content)).read()
+    return pq.ParquetFile(pa.BufferReader(content)).read(columns=columns)
 
 
 def require_columns(table: pa.Table, names: Iterable[str]) -> None:
@@ -81,33 +116,81 @@ def week_span(table: pa.Table, timestamp: str) -> tuple[str, str]:
     return f"{ends['min']:%Y-%m-%d}", f"{ends['max']:%Y-%m-%d}"
 
 
-def split_masks(
-    table: pa.Table, spec: TrainSpec
-) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], np.ndarray[Any, np.dtype[np.bool_]]]:
-    """Which rows are trained and which are validated.
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
-    The last `val_size` calendar weeks are validated; the `gap_weeks` before them are neither.
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Split:
+    """Weeks, as `week_numbers`: up to `last_trained` is trained, from `first_validated` on is validated."""
+
+    last_trained: int
+    first_validated: int
+
+    @classmethod
+    def of(cls, first: datetime, last: datetime, spec: TrainSpec) -> Self:
+        """The split of a frame from its first to its last timestamp.
+
+        The last `val_size` calendar weeks are validated, or all after `cutoff_date` and the gap; the `gap_weeks` before
+        them are neither.
+
+        Raises:
+            FrameError: the frame is too short for that split.
+        """
+        first_week, last_week = (_week(timestamp) for timestamp in (first, last))
+        present = last_week - first_week + 1
+        if spec.cutoff_date:
+            end_of_day = datetime.fromisoformat(spec.cutoff_date).replace(tzinfo=UTC) + timedelta(
+                days=1, microseconds=-1
+            )
+            last_trained = first_week + (end_of_day - first) // timedelta(weeks=1)
+            if last_trained - first_week + 1 < MIN_TRAINING_WEEKS or last_trained + spec.gap_weeks >= last_week:
+                raise FrameError(
+                    f"the frame spans {first:%Y-%m-%d} to {last:%Y-%m-%d}; cutoff_date {spec.cutoff_date} has to leave "
+                    f"{MIN_TRAINING_WEEKS} weeks before it and more than gap_weeks {spec.gap_weeks} after it"
+                )
+            return cls(last_trained=last_trained, first_validated=last_trained + spec.gap_weeks + 1)
+        needed = MIN_TRAINING_WEEKS + spec.gap_weeks + spec.val_size
+        if present < needed:
+            raise _too_short(present, needed, spec)
+        first_validated = last_week - spec.val_size + 1
+        return cls(last_trained=first_validated - spec.gap_weeks - 1, first_validated=first_validated)
+
+    def masks(self, week_N: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[Mask, Mask]:
+        """Which rows are trained and which are validated."""
+        return week_N <= self.last_trained, week_N >= self.first_validated
+
+
+def split_masks(table: pa.Table, spec: TrainSpec) -> tuple[Mask, Mask]:
+    """Which rows may be trained on and which are validated; as `Split.of`.
 
     Raises:
         FrameError: the table is too short for that split.
     """
     require_columns(table, [spec.timestamp])
-    needed = MIN_TRAINING_WEEKS + spec.gap_weeks + spec.val_size
-    weeks = week_numbers(table, spec.timestamp)
-    present = int(weeks.max() - weeks.min()) + 1 if len(weeks) else 0
-    if present < needed:
-        raise FrameError(
-            f"the frame spans {present} weeks; val_size {spec.val_size} and gap_weeks {spec.gap_weeks} "
-            f"with {MIN_TRAINING_WEEKS} weeks of training need {needed}"
-        )
-    first_validated = weeks.max() - spec.val_size + 1
-    return weeks < first_validated - spec.gap_weeks, weeks >= first_validated
+    if not table.num_rows:
+        raise _too_short(0, MIN_TRAINING_WEEKS + spec.gap_weeks + spec.val_size, spec)
+    ends = pc.min_max(table[spec.timestamp]).as_py()
+    return Split.of(ends["min"], ends["max"], spec).masks(week_numbers(table, spec.timestamp))
 
 
-def validation_rows(table: pa.Table, spec: TrainSpec) -> pa.Table:
-    """The rows of `table` that a training by `spec` scores.
+def evenly_spaced(first: int, last: int, total: int, wanted: int) -> Mask:
+    """Which of the rows from `first` to below `last` are among the `wanted` that lie evenly spaced over `total`.
 
-    Raises:
-        FrameError: as `split_masks`.
+    0 wants all. However the rows are cut into pieces, the same are chosen.
     """
-    return table.filter(pa.array(split_masks(table, spec)[1]))
+    if wanted in (0, total) or wanted > total:
+        return np.ones(last - first, dtype=np.bool_)
+    chosen_n = np.arange(first, last + 1, dtype=np.int64) * wanted // total
+    return np.asarray(np.diff(chosen_n) > 0)
+
+
+def _week(timestamp: datetime) -> int:
+    aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
+    return int((aware - _EPOCH) // timedelta(weeks=1))
+
+
+def _too_short(present: int, needed: int, spec: TrainSpec) -> FrameError:
+    return FrameError(
+        f"the frame spans {present} weeks; val_size {spec.val_size} and gap_weeks {spec.gap_weeks} "
+        f"with {MIN_TRAINING_WEEKS} weeks of training need {needed}"
+    )

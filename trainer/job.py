@@ -1,6 +1,7 @@
 """One training from spec to published bundle."""
 
 import platform
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,53 +11,63 @@ import torch
 from trainer.baselines import score_baselines
 from trainer.bundle import bundle_hash, published, write_bundle
 from trainer.card import write_card
-from trainer.dataset import Dataset
-from trainer.distributed import World
-from trainer.errors import FrameError, TrainerError
+from trainer.checkpoint import CheckpointStore
+from trainer.distributed import World, agreed
 from trainer.evaluation import Evaluation
+from trainer.fitting import fit
 from trainer.forecaster import Forecaster
-from trainer.frame import read_frame, week_span
+from trainer.frame import week_span
+from trainer.loading import Prepared, agreed_manifest, choose_loading, prepare
+from trainer.model import model_config
 from trainer.plots import write_plots
 from trainer.quantiles import QUANTILES
+from trainer.recovery import adjustments_together
 from trainer.report import Report
+from trainer.signals import stop_on_signal
+from trainer.sources import provide_frame
 from trainer.spec import TrainSpec
-from trainer.training import EpochReport, Fitted, fit
+from trainer.training import EpochReport, Fitted, OnStep, Surroundings
 
 # What differs between two runs of the same training does not belong in a bundle that is known by its hash.
-_PLACES = ("frame_path", "model_output_dir")
-_TIMINGS = ("epoch_duration_sec", "rows_per_second")
+_PLACES = ("frame_path", "model_output_dir", "feast_repo_path")
+_OF_THE_MACHINE = ("epoch_duration_sec", "rows_per_second", "gpu_utilization", "memory_allocated_gb")
 
 
-def run(spec: TrainSpec, world: World, report: Report) -> None:
-    """Train by `spec`; the first process publishes the bundle and reports the result.
+def run(spec: TrainSpec, world: World, report: Report, on_step: OnStep = lambda _step, _model: None) -> None:
+    """Train by `spec`, from the last checkpoint if there is one; the first process publishes and reports the result.
+
+    Args:
+        on_step: called after every step with the number of steps so far and the model.
 
     Raises:
-        TrainerError: the frame cannot be trained on; on every process, whichever found it.
+        TrainerError: the spec, the frame or a checkpoint cannot be trained on.
+        TrainingFailure: something went wrong on the way, or a signal ended it; `trainer.fitting.fit` and
+            `trainer.sources.provide_frame` say what. All processes raise the same, but for a device without memory.
     """
-    content_hash, data = _agreed_dataset(spec, world)
-    fitted, history = fit(data, spec, world, lambda epoch: report.epoch(epoch.to_dict()))
-    if world.rank == 0:
-        _publish(spec, content_hash, data, fitted, history, report)
-    world.barrier()
-
-
-def _agreed_dataset(spec: TrainSpec, world: World) -> tuple[str, Dataset]:
-    """The frame's content hash and its rows, or the same refusal on every process."""
-    refusal = ""
-    try:
-        frame = read_frame(spec.frame_path)
-        data = Dataset.of(frame.table, spec, world.device)
-    except TrainerError as error:
-        refusal = str(error)
-    if first := next(filter(None, world.gather(refusal)), None):
-        raise FrameError(first)
-    if len(hashes := set(world.gather(frame.content_hash))) > 1:
-        raise FrameError(f"the frame changed while it was read: its content hashes are {', '.join(sorted(hashes))}")
-    return frame.content_hash, data
+    with stop_on_signal() as stop:
+        provide_frame(spec, world, stop)
+        manifest = agreed_manifest(spec, world)
+        checkpoints = CheckpointStore(
+            spec.model_output_dir, frame_hash=manifest.content_hash, spec_hash=spec.identity()
+        )
+        adjustments = adjustments_together(checkpoints.adjustments_file, world)
+        loading = adjustments.loading or choose_loading(manifest, spec, world)
+        adjustments = replace(adjustments, loading=loading)
+        data = prepare(manifest, spec, world, loading)
+        with agreed(world):
+            if world.rank == 0:
+                adjustments.save(checkpoints.adjustments_file)
+        config = model_config(spec, data.encoder)
+        around = Surroundings(world=world, report=report, checkpoints=checkpoints, stop=stop, on_step=on_step)
+        fitted, history = fit(config, data.batches, data.validation, spec, around, adjustments)
+        with agreed(world):
+            if world.rank == 0:
+                _publish(spec, manifest.content_hash, data, fitted, history, report)
+                checkpoints.remove()
 
 
 def _publish(
-    spec: TrainSpec, content_hash: str, data: Dataset, fitted: Fitted, history: list[EpochReport], report: Report
+    spec: TrainSpec, content_hash: str, data: Prepared, fitted: Fitted, history: list[EpochReport], report: Report
 ) -> None:
     validation = data.validation_table
     # Scored as it will be served: by the forecaster that the bundle holds.
@@ -68,7 +79,7 @@ def _publish(
         "frame": {"content_hash": content_hash},
         "spec": {name: value for name, value in spec.to_dict().items() if name not in _PLACES},
         "inputs": [each.name for each in data.encoder.inputs],
-        "training": {"rows": len(data.training), "weeks": data.training_weeks, "best_epoch": fitted.best.epoch},
+        "training": {"rows": data.training_rows, "weeks": data.training_weeks, "best_epoch": fitted.best.epoch},
         "validation": {"rows": validation.num_rows, "weeks": week_span(validation, spec.timestamp)},
         "scores": evaluation.scores,
         "interval": evaluation.interval,
@@ -76,7 +87,7 @@ def _publish(
         "by_week": evaluation.by_week,
         "quantiles": {"levels": QUANTILES, "calibration_rows": data.gap_table.num_rows},
         "baselines": baselines,
-        "history": [{k: v for k, v in epoch.to_dict().items() if k not in _TIMINGS} for epoch in history],
+        "history": [{k: v for k, v in epoch.to_dict().items() if k not in _OF_THE_MACHINE} for epoch in history],
         "versions": {
             "python": platform.python_version(),
             "torch": torch.__version__,
@@ -91,7 +102,7 @@ def _publish(
     metadata: dict[str, float | str] = {
         **{f"eval/{metric}": value for metric, value in {**evaluation.scores, **evaluation.interval}.items()},
         **{f"baseline/{name}/{metric}": v for name, each in baselines.items() for metric, v in each.items()},
-        "training/rows": len(data.training),
+        "training/rows": data.training_rows,
         "training/epochs": len(history),
         "training/best_epoch": fitted.best.epoch,
         "validation/rows": validation.num_rows,

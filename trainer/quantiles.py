@@ -16,7 +16,7 @@ MEDIAN = QUANTILES.index(0.5)
 Spread = tuple[float, float]
 """Factors of the distances from the median to the lower and to the upper quantile."""
 
-_MIN_ROWS = 100
+_MIN_ROWS = 50
 _DRIFT = 0.005
 _SMALLEST_DISTANCE = 1e-6
 

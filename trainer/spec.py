@@ -1,20 +1,31 @@
 """The training spec: one JSON document that describes a training. Free of torch, so that the launcher can write it."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import types
 import typing
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any, Self
 
 from trainer.errors import SpecError
 
-DATA_SOURCES = ("direct",)
+FEAST_SOURCES = ("postgres_ray", "feast_file")
+DATA_SOURCES = ("direct", *FEAST_SOURCES)
+LOADINGS = ("auto", "memory", "stream")
 MODEL_TYPES = ("mlp", "tft")
 SEQUENCE_MODELS = ("tft",)
 BACKENDS = ("auto", "gloo", "nccl")
+AMP_DTYPES = ("auto", "bfloat16", "float16")
+
+# What a training may be started again with, for it does not change what is learned, or it is what a recovery changes.
+MAY_CHANGE_ON_RESUME = (
+    *("frame_path", "model_output_dir", "loading", "retrieval_timeout_sec", "timeout_sec", "checkpoint_every"),
+    *("batch_size", "accumulation_steps", "learning_rate", "gradient_checkpointing", "backend", "use_amp", "amp_dtype"),
+)
 
 DEFAULT_NUMERIC_FEATURES = (
     "sales_lag_1",
@@ -35,9 +46,16 @@ class TrainSpec:
     """What to train, on what, and where to put it.
 
     Attributes:
-        frame_path: directory of the published training frame.
-        model_output_dir: directory the bundle is published as.
-        data_source: "direct" reads the whole frame into memory.
+        frame_path: directory of the published training frame; a Feast source writes it there.
+        model_output_dir: directory the bundle is published as; checkpoints lie beside it until then.
+        data_source: "direct" reads the published frame. Through Feast, the first process retrieves and the others wait:
+            "postgres_ray" from PostgreSQL, fanned out over Ray; "feast_file" from a file offline store.
+        feast_repo_path: directory of the Feast repository, for a Feast source.
+        sample_size: rows to train on at most, evenly spaced over the frame; 0 takes all.
+        chunk_size: rows per chunk that a Feast source writes.
+        loading: "memory" holds the frame as tensors, "stream" reads it chunk by chunk in each epoch, "auto" streams
+            a frame that would take more than half of the free memory.
+        retrieval_timeout_sec: seconds the other processes wait for a Feast source.
         model_type: "mlp", or "tft": a Temporal Fusion Transformer, which also reads the sales of the year before week
             by week.
         label: column of dollars to forecast; never an input.
@@ -57,21 +75,33 @@ class TrainSpec:
         dropout: share of hidden units dropped; with 0 a run does not depend on the number of processes.
         num_epochs: passes over the training rows; the learning rate decays to 0 over all of them.
         batch_size: rows per step over all processes together; smaller frames take smaller batches.
+        accumulation_steps: parts a batch is computed in, one after the other; saves memory and changes nothing else.
+        use_amp: compute in 16 bits where that is safe.
+        amp_dtype: "auto" takes bfloat16 unless the GPU lacks it; float16 needs, and gets, loss scaling.
+        gradient_checkpointing: compute a block's activations again in the backward pass instead of keeping them.
         learning_rate: peak of AdamW's learning rate.
         weight_decay: AdamW's decoupled weight decay.
         grad_clip_norm: largest norm of the gradient.
         holiday_loss_weight: weight of a holiday row in the loss.
         early_stopping_patience: epochs without a better validation WMAE before training stops.
         val_size: number of last weeks that are validated.
+        cutoff_date: last day that is trained on, as YYYY-MM-DD; all weeks after the gap are then validated. Empty
+            leaves the split to val_size.
         gap_weeks: weeks before those that are neither trained nor validated.
-        backend: "auto" takes nccl if there is a GPU and else gloo.
+        backend: how gradients are averaged; "auto" takes nccl if there is a GPU, and gloo if not or if nccl fails.
         timeout_sec: seconds a process waits for the others.
+        checkpoint_every: steps between checkpoints, besides the one at the end of each epoch.
         seed: of every random stream.
     """
 
     frame_path: str
     model_output_dir: str
     data_source: str = "direct"
+    feast_repo_path: str = ""
+    sample_size: int = 0
+    chunk_size: int = 100_000
+    loading: str = "auto"
+    retrieval_timeout_sec: float = 3600.0
     model_type: str = "mlp"
     label: str = "weekly_sales"
     timestamp: str = "event_timestamp"
@@ -87,26 +117,34 @@ class TrainSpec:
     tft_num_heads: int = 4
     tft_lstm_layers: int = 1
     dropout: float = 0.0
-    num_epochs: int = 5
+    num_epochs: int = 3
     batch_size: int = 2048
+    accumulation_steps: int = 1
+    use_amp: bool = False
+    amp_dtype: str = "auto"
+    gradient_checkpointing: bool = False
     learning_rate: float = 4e-3
     weight_decay: float = 1e-4
     grad_clip_norm: float = 1.0
     holiday_loss_weight: float = 2.0
     early_stopping_patience: int = 3
     val_size: int = 18
+    cutoff_date: str = ""
     gap_weeks: int = 4
     backend: str = "auto"
     timeout_sec: float = 600.0
+    checkpoint_every: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, kind in typing.get_type_hints(type(self)).items():
             object.__setattr__(self, name, _typed(name, kind, getattr(self, name)))
-        self._check("data_source", self.data_source in DATA_SOURCES, f"one of {', '.join(DATA_SOURCES)}")
-        self._check("model_type", self.model_type in MODEL_TYPES, f"one of {', '.join(MODEL_TYPES)}")
-        self._check("backend", self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
-        for name in (
+        for name, choices in _CHOICES.items():
+            self._check(name, getattr(self, name) in choices, f"one of {', '.join(choices)}")
+        wants_feast = self.data_source in FEAST_SOURCES
+        self._check("feast_repo_path", bool(self.feast_repo_path) or not wants_feast, "a directory, for a Feast source")
+        self._check("cutoff_date", not self.cutoff_date or _is_date(self.cutoff_date), "a date as YYYY-MM-DD, or empty")
+        texts = (
             "frame_path",
             "model_output_dir",
             "label",
@@ -115,29 +153,21 @@ class TrainSpec:
             "group",
             "series",
             "numeric_features",
-        ):
+        )
+        for name in texts:
             self._check(name, len(getattr(self, name)) > 0, "not empty")
         for name in ("numeric_features", "categorical_features"):
             columns = getattr(self, name)
             self._check(name, len(set(columns)) == len(columns), "columns named once")
             self._check(name, self.label not in columns, f"columns without the label {self.label!r}")
         self._check("hidden_dims", bool(self.hidden_dims) and min(self.hidden_dims) >= 1, "numbers of units, 1 or more")
-        for name in (
-            "members",
-            "embedding_dim",
-            "tft_hidden_size",
-            "tft_lstm_layers",
-            "num_epochs",
-            "batch_size",
-            "early_stopping_patience",
-            "val_size",
-        ):
+        for name in _AT_LEAST_ONE:
             self._check(name, getattr(self, name) >= 1, "1 or more")
         heads = self.tft_num_heads
         self._check("tft_num_heads", heads >= 1 and self.tft_hidden_size % heads == 0, "a divisor of tft_hidden_size")
-        for name in ("gap_weeks", "seed", "weight_decay"):
+        for name in ("gap_weeks", "seed", "weight_decay", "sample_size"):
             self._check(name, getattr(self, name) >= 0, "0 or more")
-        for name in ("learning_rate", "grad_clip_norm", "holiday_loss_weight", "timeout_sec"):
+        for name in ("learning_rate", "grad_clip_norm", "holiday_loss_weight", "timeout_sec", "retrieval_timeout_sec"):
             self._check(name, getattr(self, name) > 0, "more than 0")
         self._check("dropout", 0 <= self.dropout < 1, "from 0 to below 1")
 
@@ -148,6 +178,11 @@ class TrainSpec:
     def to_dict(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in dataclasses.asdict(self).items()}
+
+    def identity(self) -> str:
+        """A hash of what must stay the same for a checkpoint to be gone on with."""
+        fixed = {name: value for name, value in self.to_dict().items() if name not in MAY_CHANGE_ON_RESUME}
+        return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> str:
         """The JSON document."""
@@ -191,6 +226,26 @@ class TrainSpec:
             raise SpecError(f"spec file {path} cannot be read: {error.strerror}") from error
 
 
+_AT_LEAST_ONE = (
+    *("members", "embedding_dim", "tft_hidden_size", "tft_lstm_layers", "num_epochs", "batch_size", "val_size"),
+    *("early_stopping_patience", "chunk_size", "accumulation_steps", "checkpoint_every"),
+)
+_CHOICES = {
+    "data_source": DATA_SOURCES,
+    "loading": LOADINGS,
+    "model_type": MODEL_TYPES,
+    "backend": BACKENDS,
+    "amp_dtype": AMP_DTYPES,
+}
+
+
+def _is_date(text: str) -> bool:
+    try:
+        return date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        return False
+
+
 def _typed(name: str, kind: Any, value: Any) -> Any:
     """`value` as a field of type `kind`: a list becomes a tuple and an int a float, anything else is refused."""
     if isinstance(kind, types.GenericAlias):
@@ -204,6 +259,8 @@ def _typed(name: str, kind: Any, value: Any) -> Any:
 
 
 def _is_a(kind: type, value: Any) -> bool:
+    if kind is bool:
+        return isinstance(value, bool)
     accepted: type | types.UnionType = int | float if kind is float else kind
     finite = not isinstance(value, float) or math.isfinite(value)
     return isinstance(value, accepted) and not isinstance(value, bool) and finite

@@ -1,39 +1,54 @@
-"""The training loop, the same on one process and on many.
+"""The training loop, the same on one process and on many, from its beginning or from a checkpoint.
 
-Shapes: B rows of one process's share of a batch, N rows, Q quantiles.
+Shapes: N rows, Q quantiles.
 """
 
 import copy
+import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+import torch.distributed as dist
+from torch import nn
 
-from trainer.dataset import Dataset
-from trainer.distributed import World
+from trainer.checkpoint import CheckpointStore, State, load_together
+from trainer.dataset import Rows
+from trainer.distributed import World, agreed
+from trainer.errors import Interrupted
 from trainer.forecaster import mean_correction
+from trainer.learner import Learner
 from trainer.level import signed_exp
 from trainer.metrics import score_sums, scores
-from trainer.model import ModelConfig, build_model, model_config
+from trainer.model import ModelConfig
 from trainer.objective import loss as batch_loss
 from trainer.quantiles import MEDIAN
+from trainer.recovery import Adjustments, DivergenceFoundError
+from trainer.report import Report
+from trainer.sampling import Batches
+from trainer.signals import StopRequest
 from trainer.spec import TrainSpec
+from trainer.usage import device_usage
 
-_MIN_BATCH = 64
-_MIN_STEPS_PER_EPOCH = 100
 _WARMUP_SHARE = 0.05
-_AVERAGING_DECAY = 0.995
+_CHECK_EVERY = 50
+_EXPLOSION_FACTOR = 10.0
+_PROGRESS_SECONDS = 1.0
+
+OnStep = Callable[[int, nn.Module], None]
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
 class EpochReport:
-    """What one pass over the training rows brought. Losses as `trainer.objective`, scores as `trainer.metrics`."""
+    """What one pass over the training rows brought. Losses as `trainer.objective`, scores as `trainer.metrics`.
+
+    The last four depend on the machine. gpu_utilization: percent at the end of the epoch; memory_allocated_gb: the most
+    that was allocated on the GPU, in GiB; both None without one.
+    """
 
     epoch: int
     num_epochs: int
@@ -47,8 +62,10 @@ class EpochReport:
     learning_rate: float
     epoch_duration_sec: float
     rows_per_second: float
+    gpu_utilization: float | None
+    memory_allocated_gb: float | None
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, Any]:
         """The fields by name."""
         return asdict(self)
 
@@ -63,134 +80,272 @@ class Fitted:
     best: EpochReport
 
 
-def fit(
-    data: Dataset, spec: TrainSpec, world: World, on_epoch: Callable[[EpochReport], None]
-) -> tuple[Fitted, list[EpochReport]]:
-    """Train until the epochs are over or validation WMAE has stopped improving.
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Surroundings:
+    """What a training runs in.
 
-    The model that is validated and returned is an exponential moving average of the weights.
-
-    Returns:
-        The best epoch's model, and the reports of all epochs.
+    stop: asks it to save its state and end.
+    on_step: called after every step with the number of steps so far and the model.
     """
-    torch.manual_seed(spec.seed)
-    run = _Run(data, spec, world)
-    history = [run.epoch(1)]
-    on_epoch(history[-1])
-    fitted = run.fitted(history[-1])
-    # Every process sees the same summed scores, so all of them stop here or none does.
-    while len(history) < spec.num_epochs and len(history) - fitted.best.epoch < spec.early_stopping_patience:
-        history.append(run.epoch(len(history) + 1))
-        on_epoch(history[-1])
-        if history[-1].wmae < fitted.best.wmae:
-            fitted = run.fitted(history[-1])
-    return fitted, history
+
+    world: World
+    report: Report
+    checkpoints: CheckpointStore
+    stop: StopRequest
+    on_step: OnStep = lambda _step, _model: None
 
 
-class _Run:
-    """The state of one training."""
+class Training:
+    """One try at a training, from the last checkpoint if there is one.
 
-    def __init__(self, data: Dataset, spec: TrainSpec, world: World) -> None:
-        self.data, self.spec, self.world = data, spec, world
-        self.config = model_config(spec, data.encoder)
-        self.model = build_model(self.config).to(world.device)
-        self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.parallel: nn.Module = DistributedDataParallel(self.model) if world.size > 1 else self.model
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+    Attributes:
+        resumed: whether there was one.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batches: Batches,
+        validation: Rows,
+        spec: TrainSpec,
+        around: Surroundings,
+        adjustments: Adjustments,
+    ) -> None:
+        self._config, self._batches, self._validation = config, batches, validation
+        self._spec, self._around, self._world = spec, around, around.world
+        self._adjustments = adjustments
+        torch.manual_seed(spec.seed)
+        self.learner = Learner(config, spec, self._world, adjustments)
+        if self._world.rank:
+            torch.manual_seed(spec.seed + self._world.rank)  # so that each process drops other units
+        self._epoch, self._rows_done = 1, 0
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=self._world.device)
+        self._checked = (0, 0.0)  # the epoch's rows, and this process's sum of their losses, at the last look
+        self._lowest_loss = math.inf
+        self._history: list[EpochReport] = []
+        self._best: State | None = None
+        self.resumed = self._load()
+        self._total_steps = spec.num_epochs * batches.steps_per_epoch
+        self._begun = (time.perf_counter(), self._step)
+        self._progress_sent = 0.0
+
+    @property
+    def _step(self) -> int:
+        """Steps since the beginning at the present batch size."""
+        return (self._epoch - 1) * self._batches.steps_per_epoch + self._rows_done // self._batches.batch_size
+
+    def position(self) -> dict[str, int]:
+        """The epoch, and the steps since the beginning."""
+        return {"epoch": self._epoch, "step": self.learner.steps}
+
+    def finish(self) -> tuple[Fitted, list[EpochReport]]:
+        """Train until the epochs are over or validation WMAE has stopped improving.
+
+        Returns:
+            The best epoch's model, and the reports of all epochs.
+
+        Raises:
+            DivergenceFoundError: the loss is NaN or has exploded; on all processes alike.
+            Interrupted: a process was asked to stop; on all alike, after the same step.
+            CheckpointWriteError: a checkpoint could not be written.
+            torch.OutOfMemoryError: on this process.
+        """
+        while not self._is_over():
+            self._train_epoch()
+        assert self._best is not None  # noqa: S101 - an epoch is over
+        best, model = self._best, copy.deepcopy(self.learner.average).cpu()
+        model.load_state_dict(best["MODEL_STATE"])
+        fitted = Fitted(
+            model=model,
+            config=self._config,
+            optimizer_state=best["OPTIMIZER_STATE"],
+            best=self._history[best["EPOCH"] - 1],
         )
-        self.batch_size = global_batch_size(len(data.training), spec.batch_size, world.size)
-        self.steps_per_epoch = math.ceil(len(data.training) / self.batch_size)
-        self.steps = 0
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, _warm_cosine(spec.num_epochs * self.steps_per_epoch)
+        return fitted, self._history
+
+    def _is_over(self) -> bool:
+        # Every process has the same summed scores, so all of them stop here or none does.
+        epochs = len(self._history)
+        return epochs == self._spec.num_epochs or (
+            self._best is not None and epochs - self._best["EPOCH"] >= self._spec.early_stopping_patience
         )
 
-    def epoch(self, epoch: int) -> EpochReport:
-        started = time.perf_counter()
-        training_loss = self._train(epoch)
+    def _train_epoch(self) -> None:
+        started, first_row = time.perf_counter(), self._rows_done
+        for batch in self._batches.epoch(self._epoch, self._rows_done):
+            stopping = self._ask_to_stop()
+            self._loss_sum += self.learner.step(batch, self._learning_rate()) * self._batches.batch_size
+            self._rows_done += self._batches.batch_size
+            self._around.on_step(self.learner.steps, self.learner.model)
+            self._send_progress()
+            if self.learner.steps % _CHECK_EVERY == 0:
+                self._check_loss()
+            if stopping():
+                self._interrupt()
+            if self.learner.steps % self._spec.checkpoint_every == 0:
+                self._save()
+        self._check_loss()
+        report = self._evaluated(started, self._rows_done - first_row)
+        self._history.append(report)
+        if self._best is None or report.wmae < self._history[self._best["EPOCH"] - 1].wmae:
+            self._best = self._snapshot(report)
+        self._epoch, self._rows_done = self._epoch + 1, 0
+        self._loss_sum.zero_()
+        self._checked = (0, 0.0)
+        self._around.report.event("epoch", {**report.to_dict(), **self._progress()})
+        self._save()
+
+    def _learning_rate(self) -> float:
+        factor = warm_cosine(self._step, self._total_steps) * self._adjustments.learning_rate_factor
+        return self._spec.learning_rate * factor
+
+    def _ask_to_stop(self) -> Callable[[], bool]:
+        """Begin to ask all processes while they compute; the answer, the same on all, comes when it is called for."""
+        if self._world.size == 1:
+            return lambda: self._around.stop.made
+        wanted = torch.tensor([int(self._around.stop.made)])
+        work = dist.all_reduce(wanted, async_op=True)
+
+        def answer() -> bool:
+            if work is not None:
+                work.wait()
+            return bool(wanted)
+
+        return answer
+
+    def _check_loss(self) -> None:
+        """Look whether the mean loss since the last look is finite and has not exploded."""
+        (checked_rows, checked_sum), loss_sum = self._checked, self._loss_sum.item()
+        if self._rows_done == checked_rows:
+            return
+        self._checked = (self._rows_done, loss_sum)
+        mean = (loss_sum - checked_sum) / (self._rows_done - checked_rows)
+        loss, trouble = self._world.total(np.array([mean, self.learner.trouble.item()])) / self._world.size
+        if trouble or not math.isfinite(loss):
+            raise DivergenceFoundError(f"a loss or gradient was not finite by step {self.learner.steps}")
+        if loss > _EXPLOSION_FACTOR * self._lowest_loss:
+            raise DivergenceFoundError(
+                f"the loss rose from {self._lowest_loss:.4g} to {loss:.4g} by step {self.learner.steps}"
+            )
+        self._lowest_loss = min(self._lowest_loss, float(loss))
+
+    def _evaluated(self, started: float, rows: int) -> EpochReport:
+        """The averaged model's scores on the validation rows, after all rows of the epoch."""
+        (loss_sum,) = self._world.total(np.array([self._loss_sum.item()]))
         validation_loss, validation_scores = self._validate()
         elapsed = time.perf_counter() - started
         return EpochReport(
-            epoch=epoch,
-            num_epochs=self.spec.num_epochs,
-            training_loss=training_loss,
+            epoch=self._epoch,
+            num_epochs=self._spec.num_epochs,
+            training_loss=float(loss_sum) / (self._rows_done * self._world.size),
             validation_loss=validation_loss,
             **validation_scores,
-            learning_rate=float(self.schedule.get_last_lr()[0]),
+            learning_rate=self._learning_rate(),
             epoch_duration_sec=elapsed,
-            rows_per_second=self.steps_per_epoch * self.batch_size / elapsed,
+            rows_per_second=rows / elapsed,
+            **device_usage(self._world.device),
         )
-
-    def fitted(self, report: EpochReport) -> Fitted:
-        return Fitted(
-            model=copy.deepcopy(self.average).cpu(),
-            config=self.config,
-            optimizer_state=copy.deepcopy(self.optimizer.state_dict()),
-            best=report,
-        )
-
-    def _train(self, epoch: int) -> float:
-        """One pass over the training rows; their mean loss."""
-        rows, device = self.data.training, self.world.device
-        self.parallel.train()
-        loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        for rows_B in _shares(len(rows), self.batch_size, self.spec.seed + epoch, self.world):
-            batch = rows.batch(rows_B.to(device))
-            loss = batch_loss(self.parallel(*batch.inputs), batch)
-            self.optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.grad_clip_norm)
-            self.optimizer.step()
-            self.schedule.step()
-            self.steps += 1
-            self._move_average()
-            loss_sum += loss.detach()
-        total = self.world.total(np.array([loss_sum.item()]))
-        return float(total[0]) / (self.steps_per_epoch * self.world.size * self.spec.members)
-
-    def _move_average(self) -> None:
-        # Early on the average is short, or it would remember the initial weights.
-        decay = min(_AVERAGING_DECAY, (1 + self.steps) / (10 + self.steps))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1 - decay)
 
     def _validate(self) -> tuple[float, dict[str, float]]:
         """The averaged model's mean loss and its scores on the validation rows, each process taking a share."""
-        rows = self.data.validation
-        share = slice(self.world.rank, None, self.world.size)
-        index_N = torch.arange(len(rows), device=self.world.device)[share]
-        correction_NQ = mean_correction(self.average, rows.inputs, index_N)
+        rows = self._validation
+        share = slice(self._world.rank, None, self._world.size)
+        index_N = torch.arange(len(rows), device=self._world.device)[share]
+        correction_NQ = mean_correction(self.learner.average, rows.inputs, index_N)
         loss_sum = batch_loss(correction_NQ[None], rows.batch(index_N)).double() * len(index_N)
         correction_N = correction_NQ[:, MEDIAN]
         forecast_N = signed_exp(rows.start[share] + correction_N.cpu().numpy().astype(np.float64))
         sums = score_sums(rows.actual[share], forecast_N, rows.is_holiday[share])
-        loss_total, *score_totals = self.world.total(np.array([loss_sum.item(), *sums]))
+        loss_total, *score_totals = self._world.total(np.array([loss_sum.item(), *sums]))
         return float(loss_total) / len(rows), scores(np.array(score_totals))
 
+    def _snapshot(self, report: EpochReport) -> State:
+        state = {
+            "EPOCH": report.epoch,
+            "MODEL_STATE": self.learner.average.state_dict(),
+            "OPTIMIZER_STATE": self.learner.optimizer.state_dict(),
+        }
+        return copy.deepcopy(state)
 
-def global_batch_size(rows: int, largest: int, processes: int) -> int:
-    """Rows per step: a power of two that gives a small frame enough steps, at most `largest`, in equal shares."""
-    wanted = max(_MIN_BATCH, 1 << int(math.log2(max(1, rows / _MIN_STEPS_PER_EPOCH))))
-    return math.ceil(min(largest, wanted) / processes) * processes
+    def _interrupt(self) -> None:
+        self._save()
+        self._around.report.event("interrupted", self.position())
+        raise Interrupted(f"stopped by a signal after step {self.learner.steps}; start again to go on from there")
+
+    def _progress(self) -> dict[str, Any]:
+        now, (begun, first_step) = time.perf_counter(), self._begun
+        per_step = (now - begun) / max(1, self._step - first_step)
+        left = 0 if self._is_over() else self._total_steps - self._step
+        return {
+            "progressPercentage": round(100 * (1 - left / self._total_steps)),
+            "estimatedRemainingSeconds": round(per_step * left),
+            "currentStep": self._step,
+            "totalSteps": self._total_steps,
+        }
+
+    def _send_progress(self) -> None:
+        if (now := time.perf_counter()) - self._progress_sent >= _PROGRESS_SECONDS:
+            self._progress_sent = now
+            fields = {"epoch": self._epoch, "num_epochs": self._spec.num_epochs, **self._progress()}
+            self._around.report.event("progress", fields)
+
+    def _save(self) -> None:
+        """Write a checkpoint, all processes together, if the loss is good."""
+        self._check_loss()
+        own = {"rng": _rng_state(self._world.device), "loss_sum": self._loss_sum.item()}
+        of_ranks = self._world.gather(json.dumps(own))
+        state = {
+            **self.learner.state(),
+            "EPOCH": self._epoch,
+            "ROWS_DONE": self._rows_done,
+            "RANKS": of_ranks,
+            "LOWEST_LOSS": self._lowest_loss,
+            "HISTORY": [report.to_dict() for report in self._history],
+        }
+        with agreed(self._world):
+            if self._world.rank == 0:
+                self._around.checkpoints.save(state, self._best)
+
+    def _load(self) -> bool:
+        """Take up the last checkpoint's state, if there is one."""
+        loaded = load_together(self._around.checkpoints, self._world)
+        if loaded is None:
+            return False
+        state, self._best = loaded
+        self.learner.load_state(state)
+        self._epoch, self._rows_done = state["EPOCH"], state["ROWS_DONE"]
+        self._lowest_loss = state["LOWEST_LOSS"]
+        self._history = [EpochReport(**fields) for fields in state["HISTORY"]]
+        ranks = [json.loads(each) for each in state["RANKS"]]
+        if len(ranks) == self._world.size:
+            own = ranks[self._world.rank]
+            _restore_rng(own["rng"], self._world.device)
+            self._loss_sum.fill_(own["loss_sum"])
+        elif self._world.rank == 0:
+            # Another number of processes: the mean is what counts.
+            self._loss_sum.fill_(sum(each["loss_sum"] for each in ranks) * self._world.size / len(ranks))
+        self._checked = (self._rows_done, self._loss_sum.item())
+        return True
 
 
-def _shares(rows: int, batch_size: int, seed: int, world: World) -> Iterator[Tensor]:
-    """This process's rows of each batch of one epoch, in a new order.
-
-    All processes draw the same order and cut their own share from it. The order runs on into its beginning, so that
-    every batch is full and every process takes equally many steps.
-    """
-    order_N = torch.randperm(rows, generator=torch.Generator().manual_seed(seed))
-    steps = math.ceil(rows / batch_size)
-    order_N = order_N.repeat(math.ceil(steps * batch_size / rows))
-    share = batch_size // world.size
-    for step in range(steps):
-        start = step * batch_size + world.rank * share
-        yield order_N[start : start + share]
-
-
-def _warm_cosine(steps: int) -> Callable[[int], float]:
+def warm_cosine(step: float, steps: int) -> float:
     """Learning rate factor by step: a short linear rise, then half a cosine down to 0."""
     warmup = max(1, int(steps * _WARMUP_SHARE))
-    return lambda step: min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+    return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
+
+
+def _rng_state(device: torch.device) -> dict[str, str]:
+    state = {"cpu": torch.get_rng_state().numpy().tobytes().hex()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes().hex()
+    return state
+
+
+def _restore_rng(state: dict[str, str], device: torch.device) -> None:
+    torch.set_rng_state(_byte_tensor(state["cpu"]))
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(_byte_tensor(state["cuda"]), device)
+
+
+def _byte_tensor(content: str) -> torch.Tensor:
+    return torch.frombuffer(bytearray.fromhex(content), dtype=torch.uint8)

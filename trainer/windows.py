@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.errors import FrameError
-from trainer.frame import floats, require_columns, week_numbers
+from trainer.frame import floats, require_columns, split_masks, week_numbers
 from trainer.level import Floats
+from trainer.spec import TrainSpec
 
 WINDOW_WEEKS = 52
 WINDOW_COLUMN = f"sales_window_{WINDOW_WEEKS}"
@@ -78,6 +79,16 @@ def with_windows(table: pa.Table, panel: SalesPanel) -> pa.Table:
     window_NT = panel.windows(table)
     lists = pa.FixedSizeListArray.from_arrays(pa.array(window_NT.ravel()), WINDOW_WEEKS)
     return table.append_column(WINDOW_COLUMN, lists.cast(pa.list_(pa.float64())))
+
+
+def validation_rows(table: pa.Table, spec: TrainSpec) -> pa.Table:
+    """The rows of the frame `table` that a training by `spec` scores, as any forecaster can read them.
+
+    Raises:
+        FrameError: as `split_masks`, or a column is missing.
+    """
+    panel = SalesPanel.of(table, series=spec.series, timestamp=spec.timestamp, label=spec.label)
+    return with_windows(table.filter(pa.array(split_masks(table, spec)[1])), panel)
 
 
 def read_windows(table: pa.Table) -> Floats:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecast_assets.accuracy import last_weeks, parts_by, score, score_by_scope, score_naive
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, SERVING_POOL
+from forecast_assets.automation import ANY_UPDATE
 from forecast_assets.frame_checks import drifted_columns, seasonal_neighbours
 from forecast_assets.horizon import coming_week_features
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
@@ -31,6 +32,7 @@ _WORST = 10
     kinds={"postgres", "table"},
     owners=OWNERS,
     deps=["sales_features", "weekly_forecasts"],
+    pool=SERVING_POOL,
     check_specs=[
         dg.AssetCheckSpec(
             ACCURACY_CHECK,
@@ -97,6 +99,7 @@ def forecast_accuracy(
     asset="online_features",
     name=INPUTS_CHECK,
     additional_deps=["training_frame", "champion_model"],
+    automation_condition=ANY_UPDATE,
     description="What the champion reads of the coming week is distributed as in the same season of its training frame "
     "(population stability index).",
 )

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from feature_repo.features import TIMESTAMP
 from forecast_assets.accuracy import parts_by
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.backtest import MODEL, NAIVE, origins, replay, wmae
 from forecast_assets.frame_store import FrameStore, Manifest
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture
@@ -33,6 +33,7 @@ class BacktestConfig(TrainingConfig):
     group_name="serving",
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
+    pool=TRAINING_POOL,
     deps=["training_frame"],
     description="Rolling-origin evaluation: for each of some past weeks a model is trained on the frame up to then and "
     "forecasts the weeks after it, beside naive forecasts and what was sold. Nothing follows from it: materialize it "

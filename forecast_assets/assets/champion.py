@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from feature_repo.features import LABEL
 from forecast_assets.accuracy import score
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.horizon import coming_week_features
 from forecast_assets.metadata import markdown_table
 from forecast_assets.model_store import ModelStore
@@ -31,6 +31,7 @@ _DECISIONS_SHOWN = 10
     kinds={"pytorch"},
     owners=OWNERS,
     deps=["candidate_model", "training_frame"],
+    pool=TRAINING_POOL,
     description="The model that serves. A candidate takes its place only if it beats the naive forecasts, is "
     "calibrated, forecasts every live series, and is not worse than the present champion on the same validation weeks.",
 )
@@ -38,8 +39,8 @@ def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> d
     """Score candidate and champion on the candidate's validation rows, decide, and switch the reference if need be."""
     from trainer.baselines import score_baselines
     from trainer.bundle import bundle_hash, load_model, read_sidecar
-    from trainer.frame import validation_rows
     from trainer.spec import TrainSpec
+    from trainer.windows import validation_rows
 
     models = artifacts.models
     candidate_path, champion_path = models.candidate(), models.champion()

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, Feature
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
+from forecast_assets.ingest.drop import Drop
 from forecast_assets.ingest.feature_tables import (
     FeatureTable,
     sales_features_table,
@@ -24,6 +25,7 @@ from forecast_assets.resources import Artifacts, Postgres
     group_name="features",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    pool=TABLES_POOL,
     deps=["train_csv", "features_csv"],
     description="One row per store, department and week, and one for each live series' coming week with the sales "
     "empty. Lags and windows go by calendar week and never include the row's own.",
@@ -33,7 +35,7 @@ def sales_features(
 ) -> dg.MaterializeResult[None]:
     """Compute the sales history from the accepted drop and publish it in one transaction."""
     started = time.monotonic()
-    table = sales_features_table(artifacts.raw.load())
+    table = sales_features_table(_accepted_drop(artifacts))
     coming = table.rows["weekly_sales"].null_count
     return _publish(context, postgres, table, SALES_HISTORY, started, {"coming_week_rows": coming})
 
@@ -42,6 +44,7 @@ def sales_features(
     group_name="features",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    pool=TABLES_POOL,
     deps=["features_csv", "stores_csv"],
     description="One row per store and week: weather, prices, promotions and the store's own attributes.",
 )
@@ -50,13 +53,14 @@ def store_features(
 ) -> dg.MaterializeResult[None]:
     """Publish what is known of each store and week in one transaction."""
     started = time.monotonic()
-    return _publish(context, postgres, store_features_table(artifacts.raw.load()), STORE_EXTERNAL, started, {})
+    return _publish(context, postgres, store_features_table(_accepted_drop(artifacts)), STORE_EXTERNAL, started, {})
 
 
 @dg.asset(
     group_name="features",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    pool=TABLES_POOL,
     deps=["train_csv"],
     description="One row per series with all its weekly sales in one array, NaN for a week without a row. The 52 weeks "
     "before any week are a slice of it.",
@@ -66,7 +70,14 @@ def sales_windows(
 ) -> dg.MaterializeResult[None]:
     """Publish each series' sales as an array in one transaction."""
     started = time.monotonic()
-    return _publish(context, postgres, sales_windows_table(artifacts.raw.load()), (), started, {})
+    return _publish(context, postgres, sales_windows_table(_accepted_drop(artifacts)), (), started, {})
+
+
+def _accepted_drop(artifacts: Artifacts) -> Drop:
+    try:
+        return artifacts.raw.load()
+    except FileNotFoundError as error:
+        raise dg.Failure(str(error), allow_retries=False) from None
 
 
 def _publish(
@@ -78,7 +89,8 @@ def _publish(
     metadata: dict[str, Any],
 ) -> dg.MaterializeResult[None]:
     settings = postgres.settings()
-    publication = publish(table, settings, run_id=context.run.run_id)
+    with retried_when_connections_break():
+        publication = publish(table, settings, run_id=context.run.run_id)
     changes = (
         f"{publication.upserted:,} written, {publication.deleted:,} removed" if publication.changed else "unchanged"
     )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import ENTITY_KEYS, VIEWS
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
@@ -25,6 +25,7 @@ _TOP = 10
     group_name="serving",
     kinds={"postgres", "parquet"},
     owners=OWNERS,
+    pool=SERVING_POOL,
     deps=["online_features", "champion_model"],
     description="The champion's forecast, in dollars, of each live store and department for the coming week: the "
     "PostgreSQL table weekly_forecasts and a Parquet file per week.",

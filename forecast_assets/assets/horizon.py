@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.horizon import forecast_ahead
 from forecast_assets.ingest.feature_tables import train_end
 from forecast_assets.metadata import column_schema, markdown_table
@@ -26,6 +26,7 @@ class HorizonConfig(dg.Config):
     kinds={"postgres", "table"},
     owners=OWNERS,
     deps=["sales_features", "store_features", "champion_model"],
+    pool=SERVING_POOL,
     description="The champion's forecast of each live series for several weeks, each building on those before it; the "
     "first is that of weekly_forecasts. Earlier origins are kept.",
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.frame_checks import leaks
 from forecast_assets.metadata import embedded_picture, markdown_table
 from forecast_assets.resources import Artifacts, TrainJobs
@@ -20,6 +20,7 @@ from forecast_assets.training_run import TrainingConfig, bundle_name, train_bund
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
     deps=["training_frame"],
+    pool=TRAINING_POOL,
     description="A model trained on the present frame by a TrainJob (torchrun, DDP). It does not serve. The same "
     "frame, spec and trainer code give the same bundle, so it is not trained twice.",
 )

@@ -8,7 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from feature_repo.features import VIEWS
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.metadata import markdown_table
 from forecast_assets.online_state import OnlineState, why_in_full
 from forecast_assets.resources import FeastStore, Postgres
@@ -32,6 +32,7 @@ class OnlineConfig(dg.Config):
     kinds={"feast", "postgres"},
     owners=OWNERS,
     deps=[*(view.name for view in VIEWS), "champion_model"],
+    pool=SERVING_POOL,
     check_specs=[
         dg.AssetCheckSpec(
             PARITY_CHECK,

@@ -4,13 +4,19 @@ from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
+import psycopg
 
-from forecast_assets.assets.common import OWNERS
-from forecast_assets.ingest.drop import DropFile, read_drop
+from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
+from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN
+from forecast_assets.ingest.drop import Drop, DropFile, RowChanges, read_drop, row_changes
 from forecast_assets.ingest.files import DropRefusedError
-from forecast_assets.ingest.ledger import record_accepted
+from forecast_assets.ingest.ledger import record_accepted, record_refused
+from forecast_assets.ingest.quarantine import quarantine
 from forecast_assets.metadata import column_schema, null_rates, picture, weekly_totals
 from forecast_assets.resources import Artifacts, LandingZone, Postgres
+
+ACCEPTED_CHECK = "last_arrival_accepted"
+HISTORY_CHECK = "keeps_history"
 
 _DESCRIPTIONS = {
     "train_csv": "Weekly sales per store and department, as they arrived. Checked line by line against its schema, "
@@ -18,6 +24,9 @@ _DESCRIPTIONS = {
     "features_csv": "What is known of each store's region and promotions per week; reaches beyond the sales.",
     "stores_csv": "Type and size of each store.",
 }
+_KEYS = {"train.csv": TRAIN.key, "features.csv": FEATURES.key, "stores.csv": STORES.key}
+
+Event = dg.MaterializeResult[None] | dg.AssetCheckResult
 
 
 @dg.multi_asset(
@@ -25,32 +34,101 @@ _DESCRIPTIONS = {
         dg.AssetSpec(name, group_name="raw", kinds={"csv"}, owners=OWNERS, description=description)
         for name, description in _DESCRIPTIONS.items()
     ],
+    check_specs=[
+        *(
+            dg.AssetCheckSpec(
+                ACCEPTED_CHECK,
+                asset=name,
+                description="The file that arrived last was good, and is the one in use. If not: why, and where it is.",
+            )
+            for name in _DESCRIPTIONS
+        ),
+        dg.AssetCheckSpec(
+            HISTORY_CHECK,
+            asset="train_csv",
+            description="Every row of the sales accepted before is still there: a file is the whole history.",
+        ),
+    ],
     can_subset=True,
+    pool=TABLES_POOL,
 )
 def raw_drop(
     context: dg.AssetExecutionContext, landing_zone: LandingZone, artifacts: Artifacts, postgres: Postgres
-) -> Iterator[dg.MaterializeResult[None]]:
+) -> Iterator[Event]:
     """Validate the drop as a set, keep it, and enter its files in the ingest ledger. All of it or nothing."""
     folder = landing_zone.folder(context.log)
     try:
         drop = read_drop(folder)
-    except DropRefusedError as error:
+    except DropRefusedError as refusal:
+        yield from _selected(context, _refuse(context, refusal, postgres))
         raise dg.Failure(
-            f"{error}. The drop was not loaded: feature tables, training frame, champion and online features are "
+            f"{refusal}. The drop was not loaded: feature tables, training frame, champion and online features are "
             "unchanged.",
             allow_retries=False,
         ) from None
-    new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
+    before = artifacts.raw.load() if artifacts.raw.contents() else None
+    with retried_when_connections_break():
+        new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
     artifacts.raw.save(drop)
     for file in drop.files:
-        name = file.name.replace(".", "_")
-        if dg.AssetKey(name) in context.selected_asset_keys:
-            context.log.info(f"{file.source.name}: {file.rows:,} rows{_span(file)}")
-            yield dg.MaterializeResult(
-                asset_key=name,
-                data_version=dg.DataVersion(file.content_hash),
-                metadata=_metadata(file, artifacts) | {"new_files_in_ledger": new},
-            )
+        context.log.info(f"{file.source.name}: {file.rows:,} rows{_span(file)}")
+        yield from _selected(context, _accepted(file, before, artifacts, new))
+
+
+def _refuse(context: dg.AssetExecutionContext, refusal: DropRefusedError, postgres: Postgres) -> Iterator[Event]:
+    """Put the file aside, enter it in the ledger, and say so at all three assets: a drop is refused as a whole."""
+    run_id = context.run.run_id
+    kept = quarantine(refusal, run_id=run_id)
+    try:
+        record_refused(refusal, postgres.settings(), quarantined_as=kept, run_id=run_id)
+    except psycopg.Error as error:
+        context.log.warning(f"the refusal was not entered in the ledger: {error}")
+    metadata: dict[str, Any] = {"reason": str(refusal)}
+    if kept:
+        metadata["quarantined_as"] = dg.MetadataValue.path(kept)
+    for name in _DESCRIPTIONS:
+        yield dg.AssetCheckResult(asset_key=name, check_name=ACCEPTED_CHECK, passed=False, metadata=metadata)
+    # Nothing was loaded, so nothing was lost; a check that is not answered would show as failed.
+    yield dg.AssetCheckResult(asset_key="train_csv", check_name=HISTORY_CHECK, passed=True)
+
+
+def _accepted(file: DropFile, before: Drop | None, artifacts: Artifacts, new: int) -> Iterator[Event]:
+    name = file.name.replace(".", "_")
+    changed = RowChanges(file.table.num_rows, 0, 0)
+    if before is not None:
+        (earlier,) = (each for each in before.files if each.name == file.name)
+        changed = row_changes(earlier.table, file.table, _KEYS[file.name])
+    counts = {"rows_added": changed.added, "rows_corrected": changed.corrected, "rows_removed": changed.removed}
+    yield dg.MaterializeResult(
+        asset_key=name,
+        data_version=dg.DataVersion(file.content_hash),
+        metadata=_metadata(file, artifacts) | {"new_files_in_ledger": new, **counts},
+    )
+    yield dg.AssetCheckResult(
+        asset_key=name, check_name=ACCEPTED_CHECK, passed=True, metadata={"content_hash": file.content_hash}
+    )
+    if file.name == "train.csv":
+        yield dg.AssetCheckResult(
+            asset_key=name,
+            check_name=HISTORY_CHECK,
+            passed=changed.removed == 0,
+            severity=dg.AssetCheckSeverity.WARN,
+            metadata=counts,
+        )
+
+
+def _selected(context: dg.AssetExecutionContext, events: Iterator[Event]) -> Iterator[Event]:
+    """Those of the assets and checks that the run is for: others must not be reported."""
+    for event in events:
+        assert event.asset_key is not None  # noqa: S101 - named above
+        key = dg.AssetKey.from_coercible(event.asset_key)
+        if isinstance(event, dg.MaterializeResult):
+            selected = key in context.selected_asset_keys
+        else:
+            assert event.check_name is not None  # noqa: S101 - named above
+            selected = dg.AssetCheckKey(key, event.check_name) in context.selected_asset_check_keys
+        if selected:
+            yield event
 
 
 def _metadata(file: DropFile, artifacts: Artifacts) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TIMESTAMP, TRAINING_SERVICE
-from forecast_assets.assets.common import OWNERS
+from forecast_assets.assets.common import OWNERS, TABLES_POOL
 from forecast_assets.metadata import column_schema, markdown_table
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
 from forecast_assets.schemas import FrameValidator
@@ -26,6 +26,7 @@ ENTITY_CHECK = "one_row_per_labelled_week"
     kinds={"feast", "parquet"},
     owners=OWNERS,
     deps=FRAME_VIEWS,
+    pool=TABLES_POOL,
     check_specs=[
         dg.AssetCheckSpec(
             SCHEMA_CHECK,

@@ -1,7 +1,7 @@
 """A drop: train.csv, features.csv and stores.csv taken as one set, each valid and all of them in agreement."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN, CsvSchema, line_of, parse
-from forecast_assets.ingest.files import DropRefusedError, RawFile, read_file
+from forecast_assets.ingest.files import DropRefusedError, SentFile, read_file, refusals_concern
+from forecast_assets.ingest.fingerprint import changes, fingerprint
 
 DAYS_PER_WEEK = 7
 MAX_YEARS_FROM_MEDIAN = 20
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+
+
+FILES = ("train.csv", "features.csv", "stores.csv")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,35 +61,68 @@ class Drop:
         return self.train, self.features, self.stores
 
 
+@dataclass(frozen=True, slots=True)
+class RowChanges:
+    """How the rows of a file differ from those of the one accepted before."""
+
+    added: int
+    corrected: int
+    removed: int
+
+
+def row_changes(before: pa.Table, after: pa.Table, key: tuple[str, ...]) -> RowChanges:
+    """Compare two tables of the same schema row by row."""
+    changed, gone = changes(fingerprint(before, key), fingerprint(after, key), key)
+    added = after.num_rows - (before.num_rows - gone.num_rows)
+    return RowChanges(added, int(changed.sum()) - added, gone.num_rows)
+
+
 def read_drop(landing_zone: Path) -> Drop:
     """Read and validate the three files in ``landing_zone``.
 
     Raises:
         DropRefusedError: the first thing wrong, with file, line, column and value.
     """
-    stores, _ = _read(landing_zone, "stores.csv", STORES)
-    features, features_rows = _read(landing_zone, "features.csv", FEATURES)
-    train, train_rows = _read(landing_zone, "train.csv", TRAIN)
-    for name, rows in (("train.csv", train_rows), ("features.csv", features_rows)):
-        _check_known_stores(name, rows, stores.table)
-        _check_plausible_dates(name, rows)
-    weekday = _weekday(train_rows)
-    _check_weekly_grid("train.csv", train_rows, weekday)
-    _check_weekly_grid("features.csv", features_rows, weekday)
-    _check_holidays_agree(train_rows, features.table)
-    return Drop(train, features, stores)
+    stores = _read(landing_zone, "stores.csv", STORES)
+    features = _read(landing_zone, "features.csv", FEATURES)
+    train = _read(landing_zone, "train.csv", TRAIN)
+    for part in (train, features):
+        with refusals_concern(part.sent, bad_by_itself=True):
+            _check_plausible_dates(part.sent.name, part.rows)
+    weekday = _weekday(train.rows)
+    with refusals_concern(train.sent, bad_by_itself=True):
+        _check_weekly_grid("train.csv", train.rows, weekday)
+    for part in (train, features):
+        with refusals_concern(part.sent, bad_by_itself=False):
+            _check_known_stores(part.sent.name, part.rows, stores.file.table)
+    with refusals_concern(features.sent, bad_by_itself=False):
+        _check_weekly_grid("features.csv", features.rows, weekday)
+    with refusals_concern(train.sent, bad_by_itself=False):
+        _check_holidays_agree(train.rows, features.file.table)
+    return Drop(train.file, features.file, stores.file)
 
 
-def _read(folder: Path, name: str, schema: CsvSchema) -> tuple[DropFile, pa.Table]:
-    """The accepted file, and its rows in file order (repeats included), for checks that name lines."""
-    raw: RawFile = read_file(folder, name)
-    rows = parse(raw, schema)
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A file that is good by itself; ``rows`` are in file order, repeats included, for checks that name lines."""
+
+    file: DropFile
+    rows: pa.Table
+    sent: SentFile
+
+
+def _read(folder: Path, name: str, schema: CsvSchema) -> _Part:
+    raw = read_file(folder, name)
+    sent = SentFile(name, raw.path, raw.signature, raw.content_hash)
+    with refusals_concern(sent, bad_by_itself=True):
+        rows = parse(raw, schema)
     distinct = rows.group_by(schema.key, use_threads=False).aggregate(
         [(column, "first") for column in rows.column_names if column not in schema.key]
     )
     distinct = distinct.rename_columns([column.removesuffix("_first") for column in distinct.column_names])
     table = distinct.select(rows.column_names).sort_by([(column, "ascending") for column in schema.key])
-    return DropFile(name, raw.path, raw.content_hash, rows.num_rows, table), rows
+    file = DropFile(name, raw.path, raw.content_hash, rows.num_rows, table)
+    return _Part(file, rows, replace(sent, rows=rows.num_rows))
 
 
 def _check_known_stores(name: str, rows: pa.Table, stores: pa.Table) -> None:

@@ -4,17 +4,64 @@ import gzip
 import hashlib
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 MAX_BYTES = 8 * 2**30
 _CHUNK = 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+class Signature(NamedTuple):
+    """What changes, almost always, when a file's content does; read without opening it."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file as it was sent, good or bad.
+
+    Attributes:
+        name: the logical name, for example ``train.csv``, whatever the file was packed in.
+        path: where it lies.
+        signature: of the file as it was read.
+        content_hash: SHA-256 of its text, or of its bytes where they could not be read as text.
+        rows: lines after the header; None where they could not be counted.
+    """
+
+    name: str
+    path: Path
+    signature: Signature
+    content_hash: str
+    rows: int | None = None
+
+
 class DropRefusedError(ValueError):
-    """The drop cannot be loaded; the message names the file, the place, the value and what to do."""
+    """The drop cannot be loaded; the message names the file, the place, the value and what to do.
+
+    Attributes:
+        sent: the file that the message is about; None where one is missing or there is more than one.
+        bad_by_itself: no other file of the drop can put it right.
+    """
+
+    sent: SentFile | None = None
+    bad_by_itself = False
+
+
+@contextmanager
+def refusals_concern(sent: SentFile, *, bad_by_itself: bool) -> Iterator[None]:
+    """Say of a refusal raised in the ``with`` block which file it is about."""
+    try:
+        yield
+    except DropRefusedError as refusal:
+        refusal.sent, refusal.bad_by_itself = sent, bad_by_itself
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +71,7 @@ class RawFile:
     Attributes:
         name: the logical name, for example ``train.csv``, whatever the file was packed in.
         path: where it was read from.
+        signature: of the file as it was read.
         text: the content, unpacked, without byte-order mark, lines ended by ``\\n``.
         content_hash: SHA-256 of ``text``. A zipped or re-saved copy of the same table is the same content.
         ends_with_newline: False where the last line may have been cut off.
@@ -31,6 +79,7 @@ class RawFile:
 
     name: str
     path: Path
+    signature: Signature
     text: bytes
     content_hash: str
     ends_with_newline: bool
@@ -42,7 +91,39 @@ def read_file(folder: Path, name: str) -> RawFile:
     Raises:
         DropRefusedError: no such file, more than one, empty, not readable, or not text.
     """
-    path = _locate(folder, name)
+    path = locate(folder, name)
+    signature = signature_of(path)
+    try:
+        file = _read_text(path, name, signature)
+    except DropRefusedError as refusal:
+        refusal.sent, refusal.bad_by_itself = SentFile(name, path, signature, _hash_of_bytes(path)), True
+        _check_unchanged(path, signature)
+        raise
+    _check_unchanged(path, signature)
+    return file
+
+
+def content_hash_of(path: Path, name: str) -> str:
+    """The identity of the file, which is ``name``, good or bad.
+
+    Raises:
+        DropRefusedError: it changed while it was read.
+    """
+    signature = signature_of(path)
+    try:
+        content_hash = _read_text(path, name, signature).content_hash
+    except DropRefusedError:
+        content_hash = _hash_of_bytes(path)
+    _check_unchanged(path, signature)
+    return content_hash
+
+
+def _check_unchanged(path: Path, signature: Signature) -> None:
+    if not path.exists() or signature_of(path) != signature:
+        raise DropRefusedError(f"{path.name} changed while it was read: it is taken up when it is complete") from None
+
+
+def _read_text(path: Path, name: str, signature: Signature) -> RawFile:
     try:
         content = _unpack(path, name)
     # zipfile raises RuntimeError for an encrypted member, and a subclass of it for a compression it does not know.
@@ -64,13 +145,29 @@ def read_file(folder: Path, name: str) -> RawFile:
         ) from error
     ends_with_newline = content.endswith(b"\n")
     content = content.rstrip(b"\n") + b"\n"
-    return RawFile(name, path, content, hashlib.sha256(content).hexdigest(), ends_with_newline)
+    return RawFile(name, path, signature, content, hashlib.sha256(content).hexdigest(), ends_with_newline)
 
 
-def _locate(folder: Path, name: str) -> Path:
+def signature_of(path: Path) -> Signature:
+    """The file's present signature."""
+    status = path.stat()
+    return Signature(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def candidates(folder: Path, name: str) -> list[Path]:
+    """The files that may be ``name``, plain or packed. More than one is a mistake of the sender."""
+    return [folder / (name + suffix) for suffix in ("", ".gz", ".zip") if (folder / (name + suffix)).is_file()]
+
+
+def locate(folder: Path, name: str) -> Path:
+    """The file that is ``name``, plain or packed.
+
+    Raises:
+        DropRefusedError: there is none, or more than one.
+    """
     if not folder.is_dir():
         raise DropRefusedError(f"the landing zone {folder} is not a folder: create it, or set LANDING_DIR to one")
-    found = [folder / (name + suffix) for suffix in ("", ".gz", ".zip") if (folder / (name + suffix)).is_file()]
+    found = candidates(folder, name)
     if not found:
         present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
         raise DropRefusedError(f"{name} is missing in the landing zone {folder} (found there: {present})")
@@ -107,3 +204,11 @@ def _read_bounded(stream: IO[bytes] | gzip.GzipFile, path: Path) -> bytes:
             raise DropRefusedError(f"{path.name} unpacks to more than {MAX_BYTES:,} bytes: it was not read further")
         parts.append(part)
     return b"".join(parts)
+
+
+def _hash_of_bytes(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return "unreadable"

@@ -185,7 +185,8 @@ class Execution:
         except ValueError as error:
             details = errors.JobDetails(name=name, namespace=self.platform.namespace)
             raise errors.NotSubmittedError(f"not started: {error}", details) from error
-        self.platform.submit(submission)
+        # If the answer to one try was lost, the next finds the job there, and it is adopted.
+        patiently(lambda: self.platform.submit(submission), self.platform, self.patience, self.context.log)
 
     def _follow(self, follower: Follower, name: str) -> JobObservation:
         try:

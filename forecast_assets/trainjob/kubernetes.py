@@ -8,11 +8,10 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from forecast_assets.trainjob.errors import (
     AlreadySubmittedError,
@@ -21,7 +20,8 @@ from forecast_assets.trainjob.errors import (
     NotSubmittedError,
     TrainJobError,
 )
-from forecast_assets.trainjob.kubernetes_api import BATCH, CORE, JOBSET, KUEUE, TRAINER, KubernetesApi, translated
+from forecast_assets.trainjob.kubernetes_api import BATCH, CORE, JOBSET, KUEUE, TRAINER, KubernetesApi
+from forecast_assets.trainjob.kubernetes_creation import Creation
 from forecast_assets.trainjob.kubernetes_jobs import JobDocuments, has_final_condition, observe
 from forecast_assets.trainjob.kubernetes_log import LogPosition
 from forecast_assets.trainjob.kubernetes_pods import (
@@ -61,7 +61,7 @@ class KubernetesPlatform:
     """
 
     namespace: str
-    runtime: str = "forecast-torch-cpu"
+    runtime: str = "torch-distributed"
     kubeconfig: str | None = None
     context: str | None = None
     queue: str | None = None
@@ -108,20 +108,15 @@ class KubernetesPlatform:
         if former is None or "deletionTimestamp" in former["metadata"]:
             # Pods of a deleted job of the same name would meet the new one's.
             self._await_gone(name)
-        # A copy: other threads may submit through the same client.
-        backend = copy(self.trainer_client.backend)
-        recorder = _Recorder(backend.custom_api)
-        backend.custom_api = recorder
+        creation = Creation(self.trainer_client.backend, self._details(name))
         try:
-            runtime = backend.get_runtime(submission.runtime or self.runtime)
-            backend.train(runtime=runtime, trainer=submission.trainer, options=self._options(submission))
-        except (RuntimeError, TimeoutError, ValueError) as error:
-            refusal = self._refusal(submission, error)
-            if isinstance(refusal, AlreadySubmittedError) and self._is_ours(submission):
+            creation.carry_out(submission, submission.runtime or self.runtime, self._kueue_labels())
+        except AlreadySubmittedError:
+            if self._is_ours(submission):
                 # An earlier attempt to submit it was carried out, but its answer was lost.
-                self._check_stored(name, recorder.sent, self._trainjob(name))
-            raise refusal from error
-        self._check_stored(name, recorder.sent, recorder.stored)
+                self._check_stored(name, creation.sent, self._trainjob(name))
+            raise
+        self._check_stored(name, creation.sent, creation.stored)
 
     def observe(self, name: str) -> JobObservation:
         trainjob = self._trainjob(name)
@@ -180,55 +175,9 @@ class KubernetesPlatform:
             "logs": f"{kubectl} logs -l {JOB_LABEL}={name} --prefix --tail=-1",
         }
 
-    def _options(self, submission: Submission) -> list[Any]:
-        from kubeflow.trainer.options import (
-            ActiveDeadlineSeconds,
-            Annotations,
-            Labels,
-            Name,
-            RuntimePatch,
-            TrainerArgs,
-            TrainerCommand,
-        )
-
-        options = list(submission.options)
-        if sum(isinstance(option, RuntimePatch) for option in options) > 1:
-            message = "it has several RuntimePatch options; the server takes one of each manager, so merge them"
-            raise NotSubmittedError(message, self._details(submission.name))
-        kueue = {label: value for label, value in ((QUEUE_LABEL, self.queue), (PRIORITY_LABEL, self.priority)) if value}
-        labels: dict[str, str] = dict(kueue)
-        annotations: dict[str, str] = {}
-        for option in options:
-            labels |= option.labels if isinstance(option, Labels) else {}
-            annotations |= option.annotations if isinstance(option, Annotations) else {}
-        options += [
-            Name(submission.name),
-            Labels(labels | dict(submission.labels)),
-            Annotations(annotations | dict(submission.annotations)),
-        ]
-        if submission.deadline_seconds is not None:
-            options.append(ActiveDeadlineSeconds(submission.deadline_seconds))
-        if submission.command is not None:
-            options.append(TrainerCommand(list(submission.command)))
-        if submission.args is not None:
-            options.append(TrainerArgs(list(submission.args)))
-        return options
-
-    def _refusal(self, submission: Submission, error: Exception) -> TrainJobError:
-        details = self._details(submission.name)
-        cause = error.__cause__
-        if isinstance(error, ValueError) or cause is None:
-            return NotSubmittedError(f"the SDK refuses it: {error}", details)
-        refusal = translated(cause, details)
-        if getattr(cause, "status", None) == 404:
-            runtime = submission.runtime or self.runtime
-            message = (
-                f"there is no training runtime {runtime!r} in the namespace or the cluster, or no Kubeflow Trainer; "
-                f"'kubectl -n {self.namespace} get trainingruntimes,clustertrainingruntimes' lists what there is, "
-                "deploy/base/training is ours"
-            )
-            return NotSubmittedError(message, details)
-        return refusal
+    def _kueue_labels(self) -> dict[str, str]:
+        labels = {QUEUE_LABEL: self.queue, PRIORITY_LABEL: self.priority}
+        return {label: value for label, value in labels.items() if value}
 
     def _check_stored(self, name: str, sent: Document | None, stored: Document | None) -> None:
         if stored is not None and (dropped := list(dropped_fields(sent, stored))):
@@ -287,23 +236,3 @@ class KubernetesPlatform:
 
     def _details(self, name: str) -> JobDetails:
         return JobDetails(name=name, namespace=self.namespace, find=self.find(name)["kubectl"] if name else "")
-
-
-class _Recorder:
-    """The SDK's API for custom objects, which remembers what is sent to create one and what the server stores."""
-
-    def __init__(self, api: Any) -> None:
-        self._api = api
-        self.sent: Document | None = None
-        self.stored: Document | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._api, name)
-
-    def create_namespaced_custom_object(
-        self, group: str, version: str, namespace: str, plural: str, body: Document
-    ) -> Document:
-        self.sent = body
-        stored: Document = self._api.create_namespaced_custom_object(group, version, namespace, plural, body)
-        self.stored = stored
-        return stored

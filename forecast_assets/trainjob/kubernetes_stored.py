@@ -1,13 +1,10 @@
 """What the server made of a job that was sent: fields that it does not know are dropped without a word."""
 
-import logging
 from collections.abc import Iterator
 from importlib.metadata import version
 from typing import Any
 
 Document = dict[str, Any]
-
-_logger = logging.getLogger(__name__)
 
 
 def dropped_fields(sent: Any, stored: Any, path: str = "") -> Iterator[str]:

@@ -11,12 +11,13 @@ from trainer.bundle import bundle_hash, load_model, published, read_sidecar
 from trainer.distributed import joined_world
 from trainer.errors import BundleError, FrameError
 from trainer.forecaster import Forecaster
-from trainer.frame import floats, read_frame, validation_rows
+from trainer.frame import floats, read_frame
 from trainer.inputs import Encoder
 from trainer.job import run
 from trainer.metrics import evaluate
 from trainer.report import Report
 from trainer.spec import DEFAULT_NUMERIC_FEATURES, TrainSpec
+from trainer.windows import validation_rows
 
 FEATURES = (*DEFAULT_NUMERIC_FEATURES, "temperature", "markdown1", "has_markdown")
 

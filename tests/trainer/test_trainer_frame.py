@@ -6,11 +6,12 @@ import pytest
 from trainer_frames import made_up_table, publish_frame
 
 from trainer.errors import FrameError
-from trainer.frame import read_frame, split_masks, validation_rows
+from trainer.frame import read_frame, split_masks
 from trainer.spec import TrainSpec
+from trainer.windows import validation_rows
 
 
-def spec(**fields: int) -> TrainSpec:
+def spec(**fields: int | str) -> TrainSpec:
     return TrainSpec(frame_path="frame", model_output_dir="bundle", **fields)  # type: ignore[arg-type]
 
 
@@ -56,3 +57,14 @@ def test_last_weeks_are_validated_and_the_gap_before_them_is_not_used() -> None:
 def test_frame_too_short_for_the_split_is_refused_with_what_it_needs(weeks: int) -> None:
     with pytest.raises(FrameError, match=rf"spans {weeks} weeks; .* need 30"):
         split_masks(made_up_table(weeks=weeks or 60).slice(0, None if weeks else 0), spec())
+
+
+def test_cutoff_date_ends_training_and_all_weeks_after_the_gap_are_validated() -> None:
+    table = made_up_table(weeks=40)
+    dates = pc.unique(table["event_timestamp"]).sort().to_pylist()
+    for cutoff in (dates[29], dates[29] + datetime.timedelta(days=6)):
+        training, validation = split_masks(table, spec(cutoff_date=f"{cutoff:%Y-%m-%d}", gap_weeks=3))
+        assert pc.max(table["event_timestamp"].filter(pc.equal(1, training.astype(int)))).as_py() == dates[29]
+        assert pc.min(table["event_timestamp"].filter(pc.equal(1, validation.astype(int)))).as_py() == dates[33]
+    with pytest.raises(FrameError, match="cutoff_date 2010-02-05 has to leave 8 weeks before it"):
+        split_masks(table, spec(cutoff_date="2010-02-05"))

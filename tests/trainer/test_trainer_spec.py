@@ -1,3 +1,4 @@
+import inspect
 import json
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 from trainer.errors import SpecError
+from trainer.notebook import training_func
 from trainer.spec import TrainSpec
 
 PLACES: dict[str, Any] = {"frame_path": "frame", "model_output_dir": "bundle"}
@@ -25,6 +27,14 @@ def test_spec_survives_a_trip_through_its_file(tmp_path: Path) -> None:
         ("model_type", "forest"),
         ("backend", "mpi"),
         ("frame_path", ""),
+        ("data_source", "feast_file"),
+        ("loading", "disk"),
+        ("amp_dtype", "float8"),
+        ("use_amp", 1),
+        ("cutoff_date", "1 March 2012"),
+        ("sample_size", -1),
+        ("checkpoint_every", 0),
+        ("accumulation_steps", 0),
         ("num_epochs", 0),
         ("num_epochs", 2.5),
         ("num_epochs", True),
@@ -49,7 +59,8 @@ def test_spec_survives_a_trip_through_its_file(tmp_path: Path) -> None:
 def test_value_that_is_not_allowed_is_refused_by_field_and_value(field: str, value: Any) -> None:
     with pytest.raises(SpecError) as refusal:
         TrainSpec.from_json(json.dumps({**PLACES, field: value}))
-    assert str(refusal.value).startswith(f"spec field {field} is {value!r}; allowed: ")
+    named = "feast_repo_path is ''" if value == "feast_file" else f"{field} is {value!r}"
+    assert str(refusal.value).startswith(f"spec field {named}; allowed: ")
 
 
 def test_unknown_field_is_refused_by_name() -> None:
@@ -77,3 +88,20 @@ def test_what_the_launcher_imports_is_free_of_torch() -> None:
     modules = "trainer, trainer.spec, trainer.frame, trainer.baselines, trainer.metrics, trainer.inputs"
     script = f"import sys, {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_identity_changes_with_what_is_learned_and_not_with_what_a_recovery_changes() -> None:
+    spec = TrainSpec(**PLACES)
+    eased = TrainSpec(**PLACES, batch_size=64, learning_rate=1e-4, use_amp=True, timeout_sec=5.0, checkpoint_every=7)
+    assert eased.identity() == spec.identity()
+    assert TrainSpec(**PLACES, seed=1).identity() != spec.identity()
+
+
+def test_function_for_a_notebook_works_from_its_text_alone(tmp_path: Path) -> None:
+    """As the Kubeflow SDK ships it: the text, through an unquoted heredoc, and a call with keyword arguments."""
+    text = inspect.getsource(training_func)
+    assert not {"$", "\\", "`"} & set(text)
+    (tmp_path / "job.py").write_text(f"{text}\ntraining_func(**{{'parameters': {{'frame_path': 'frame'}}}})\n")
+    finished = subprocess.run([sys.executable, str(tmp_path / "job.py")], check=False, capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert finished.stderr.strip().endswith("trainer: spec lacks fields: model_output_dir")

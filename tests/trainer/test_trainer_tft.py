@@ -13,11 +13,11 @@ from trainer.distributed import joined_world
 from trainer.errors import FrameError
 from trainer.evaluation import Evaluation
 from trainer.forecaster import Forecaster
-from trainer.frame import read_frame, validation_rows
+from trainer.frame import read_frame
 from trainer.job import run
 from trainer.report import Report
 from trainer.spec import TrainSpec
-from trainer.windows import WINDOW_COLUMN, SalesPanel, with_windows
+from trainer.windows import WINDOW_COLUMN, validation_rows
 
 TABLE = made_up_table(stores=2, depts=4)
 
@@ -45,17 +45,10 @@ def forecaster(spec: TrainSpec) -> Forecaster:
     return load_model(spec.model_output_dir)
 
 
-def windowed(table: pa.Table, rows: pa.Table) -> pa.Table:
-    return with_windows(
-        rows, SalesPanel.of(table, series=("store", "dept"), timestamp="event_timestamp", label="weekly_sales")
-    )
-
-
 def test_bundled_transformer_scores_what_the_training_reported_and_beats_the_baselines(
     spec: TrainSpec, forecaster: Forecaster
 ) -> None:
-    frame = read_frame(spec.frame_path).table
-    rows = windowed(frame, validation_rows(frame, spec))
+    rows = validation_rows(read_frame(spec.frame_path).table, spec)
     found = Evaluation.of(rows, forecaster.predict_quantiles(rows), spec)
     sidecar = read_sidecar(spec.model_output_dir)
     assert found.scores == pytest.approx(sidecar["scores"], rel=1e-6)
@@ -68,8 +61,8 @@ def test_table_without_windows_is_refused_by_the_column_it_lacks(forecaster: For
         forecaster.predict(TABLE)
 
 
-def test_forecast_reads_the_window(forecaster: Forecaster) -> None:
-    rows = windowed(TABLE, TABLE).slice(0, 50)
+def test_forecast_reads_the_window(spec: TrainSpec, forecaster: Forecaster) -> None:
+    rows = validation_rows(TABLE, spec).slice(0, 50)
     doubled = pa.array([[2 * sales for sales in window] for window in rows[WINDOW_COLUMN].to_pylist()])
     moved = rows.set_column(rows.schema.get_field_index(WINDOW_COLUMN), WINDOW_COLUMN, doubled)
     assert not np.allclose(forecaster.predict(moved), forecaster.predict(rows))

@@ -1,0 +1,81 @@
+"""What the code location offers, as a whole: whoever adds, renames or drops something sees it here."""
+
+import dagster as dg
+import pytest
+
+from forecast_assets.automation import CONDITIONS
+from forecast_assets.definitions import defs
+
+
+@pytest.fixture(scope="module")
+def repository() -> dg.RepositoryDefinition:
+    return defs.get_repository_def()
+
+
+def test_the_checks_and_those_that_stop_what_is_downstream(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    checks = sorted(f"{key.asset_key.to_user_string()}: {key.name}" for key in graph.asset_check_keys)
+    blocking = sorted(key.name for key in graph.asset_check_keys if graph.get(key).blocking)
+
+    assert checks == [
+        "features_csv: last_arrival_accepted",
+        "forecast_accuracy: better_than_naive_lately",
+        "forecast_accuracy: calibrated_lately",
+        "online_features: inputs_as_in_training",
+        "online_features: online_equals_offline",
+        "stores_csv: last_arrival_accepted",
+        "train_csv: keeps_history",
+        "train_csv: last_arrival_accepted",
+        "training_frame: complete_weeks",
+        "training_frame: no_drift",
+        "training_frame: no_leakage",
+        "training_frame: one_row_per_labelled_week",
+        "training_frame: schema_and_ranges",
+    ]
+    assert blocking == ["no_leakage", "one_row_per_labelled_week", "schema_and_ranges"]
+
+
+def test_the_jobs_and_what_starts_by_itself(repository: dg.RepositoryDefinition) -> None:
+    jobs = {name for name in repository.job_names if not name.startswith("__")}
+    started = {each.name: each.default_status.value for each in repository.sensor_defs}
+    started |= {each.name: each.default_status.value for each in repository.schedule_defs}
+
+    assert jobs == {"ingest", "retrain", "forecast", "full_refresh", "rollback"}
+    assert started == {
+        "automation": "RUNNING",
+        "landing_zone": "RUNNING",
+        "tell_failed_checks": "RUNNING",
+        "tell_failed_runs": "RUNNING",
+        "weekly_refresh": "RUNNING",
+    }
+
+
+def test_the_jobs_together_make_every_asset(repository: dg.RepositoryDefinition) -> None:
+    everything = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
+    jobs = {
+        name: {key.to_user_string() for key in repository.get_job(name).asset_layer.executable_asset_keys}
+        for name in ("ingest", "retrain", "forecast", "full_refresh")
+    }
+
+    assert jobs["full_refresh"] == everything
+    assert jobs["ingest"] | jobs["retrain"] | jobs["forecast"] == everything - {"forecast_accuracy"}
+
+
+def test_every_asset_but_the_files_that_arrive_is_automated(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    automated = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).automation_condition}
+    arriving = {"train_csv", "features_csv", "stores_csv"}
+
+    assert automated == set(CONDITIONS)
+    assert automated | arriving == {key.to_user_string() for key in graph.get_all_asset_keys()}
+
+
+def test_whatever_loads_tables_trains_or_serves_does_so_in_its_pool(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    pools = {key.to_user_string(): graph.get(key).pools for key in graph.get_all_asset_keys()}
+
+    tables = {"train_csv", "features_csv", "stores_csv", "sales_features", "store_features", "sales_windows"}
+    assert {name for name, of in pools.items() if of == {"tables"}} == tables | {"training_frame"}
+    assert {name for name, of in pools.items() if of == {"training"}} == {"candidate_model", "champion_model"}
+    serving = {"online_features", "weekly_forecasts", "horizon_forecasts", "forecast_accuracy"}
+    assert {name for name, of in pools.items() if of == {"serving"}} == serving

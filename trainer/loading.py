@@ -1,0 +1,146 @@
+"""The frame made ready for training: in memory, or streamed if it is too large for that."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from trainer.dataset import Dataset, Rows
+from trainer.distributed import World, agreed
+from trainer.errors import FrameError
+from trainer.frame import Manifest, read_frame, read_manifest
+from trainer.inputs import Encoder
+from trainer.sampling import Batches, MemoryBatches
+from trainer.scanning import scan
+from trainer.spec import TrainSpec
+from trainer.streaming import StreamedBatches, StreamedRows, available_workers
+from trainer.windows import SalesPanel, with_windows
+
+_COPIES_IN_MEMORY = 4  # as Arrow, as float64 while it is encoded, and as tensors
+_SHARE_OF_FREE_MEMORY = 0.5
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Prepared:
+    """What a training needs of a frame; all but the batches as in `trainer.dataset.Dataset`."""
+
+    encoder: Encoder
+    batches: Batches
+    validation: Rows
+    validation_table: pa.Table
+    gap_table: pa.Table
+    training_rows: int
+    training_weeks: tuple[str, str]
+
+
+def agreed_manifest(spec: TrainSpec, world: World) -> Manifest:
+    """The frame's manifest, the same on all processes.
+
+    Raises:
+        FrameError: there is no complete frame, or the processes do not see the same one; on all processes.
+    """
+    with agreed(world):
+        manifest = read_manifest(spec.frame_path)
+    if len(hashes := set(world.gather(manifest.content_hash))) > 1:
+        raise FrameError(f"the processes see different frames: their content hashes are {', '.join(sorted(hashes))}")
+    return manifest
+
+
+def choose_loading(manifest: Manifest, spec: TrainSpec, world: World) -> str:
+    """ "memory" or "stream": as the spec says, or by the size of the frame and the free memory of every machine."""
+    if spec.loading != "auto":
+        return spec.loading
+    size = manifest.rows * len(manifest.columns) * 8 * _COPIES_IN_MEMORY * int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return "stream" if world.any(size > _SHARE_OF_FREE_MEMORY * free_memory()) else "memory"
+
+
+def free_memory() -> int:
+    """Bytes that this machine, or the control group of this container, can still give."""
+    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
+        return min(available, int(text) - int(used.read_text(encoding="ascii")))
+    return available
+
+
+def prepare(manifest: Manifest, spec: TrainSpec, world: World, loading: str) -> Prepared:
+    """Read the frame, fit the encoder on training rows, once for all processes, and encode.
+
+    Args:
+        loading: "memory" or "stream".
+
+    Raises:
+        FrameError: a chunk is corrupt, a column is missing, or the frame is too short for the split; on all processes.
+    """
+    return _in_memory(spec, world) if loading == "memory" else _streamed(manifest, spec, world)
+
+
+def _in_memory(spec: TrainSpec, world: World) -> Prepared:
+    with agreed(world):
+        table = read_frame(spec.frame_path).table
+
+    def fit(training: pa.Table, spec: TrainSpec) -> Encoder:
+        return Encoder.from_dict(_told_by_first(world, lambda: Encoder.fit(training, spec).to_dict()))
+
+    # What is wrong with these rows from here on is wrong on every process.
+    data = Dataset.of(table, spec, world.device, fit)
+    return Prepared(
+        encoder=data.encoder,
+        batches=MemoryBatches(data.training, largest=spec.batch_size, seed=spec.seed, world=world),
+        validation=data.validation,
+        validation_table=data.validation_table,
+        gap_table=data.gap_table,
+        training_rows=len(data.training),
+        training_weeks=data.training_weeks,
+    )
+
+
+def _streamed(manifest: Manifest, spec: TrainSpec, world: World) -> Prepared:
+    with agreed(world):
+        found = scan(manifest, spec)
+    panel = None
+    if found.labels is not None:
+        panel = SalesPanel.of(found.labels, series=spec.series, timestamp=spec.timestamp, label=spec.label)
+
+    def fit() -> dict[str, Any]:
+        encoder = Encoder.fit(found.fitted, spec)
+        rows = Rows.of(found.fitted, encoder, spec, panel, torch.device("cpu"))
+        return {"encoder": encoder.to_dict(), "mean_weight": rows.mean_weight}
+
+    fitted = _told_by_first(world, fit)
+    rows = StreamedRows(
+        chunks=tuple(map(str, manifest.chunks)),
+        training_rows=found.training_rows,
+        columns=found.columns,
+        split=found.split,
+        encoder=Encoder.from_dict(fitted["encoder"]),
+        spec=spec,
+        panel=panel,
+        mean_weight=fitted["mean_weight"],
+    )
+    return Prepared(
+        encoder=rows.encoder,
+        batches=StreamedBatches(rows, largest=spec.batch_size, world=world, workers=available_workers()),
+        validation=Rows.of(found.validation, rows.encoder, spec, panel, world.device),
+        # With their windows, so that a forecaster can read them as it reads any table.
+        validation_table=with_windows(found.validation, panel) if panel else found.validation,
+        gap_table=with_windows(found.gap, panel) if panel else found.gap,
+        training_rows=len(rows),
+        training_weeks=found.training_weeks,
+    )
+
+
+def _told_by_first(world: World, fit: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the first process has fitted, as JSON values, on all."""
+    content = b""
+    with agreed(world):
+        if world.rank == 0:
+            content = json.dumps(fit()).encode()
+    told: dict[str, Any] = json.loads(world.broadcast(content))
+    return told

@@ -1,0 +1,99 @@
+"""What a training changes about itself to survive, kept beside its checkpoints.
+
+Two things are cured by going back to the last checkpoint and on with something changed: a loss that is NaN or explodes
+(half the learning rate) and a device without memory (smaller parts of a batch, gradient checkpointing). A change holds
+from then on, also for processes that are started again.
+"""
+
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from trainer.checkpoint import write_patiently
+from trainer.distributed import World
+from trainer.errors import DivergedError, OutOfDeviceMemoryError
+
+MAX_ROLLBACKS = 3
+
+
+class DivergenceFoundError(Exception):
+    """The loss is NaN or has exploded. Never leaves `trainer.fitting`."""
+
+
+@dataclass(kw_only=True, slots=True, frozen=True)
+class Adjustments:
+    """Changes to what the spec asks for, and what it left open.
+
+    loading: how the frame is loaded, "memory" or "stream", once that is decided: the order of rows depends on it.
+    rollbacks: how often the loss diverged; each halves the learning rate.
+    memory_splits: how often the device ran out of memory; each halves the part of a batch that is computed at a time.
+        The step still averages the gradients of the whole batch, so what is learned does not change.
+    """
+
+    loading: str = ""
+    rollbacks: int = 0
+    memory_splits: int = 0
+
+    @property
+    def learning_rate_factor(self) -> float:
+        """What the learning rate is multiplied by."""
+        return float(0.5**self.rollbacks)
+
+    @property
+    def parts_factor(self) -> int:
+        """Into how many parts each part that the spec asks for is cut."""
+        return int(2**self.memory_splits)
+
+    @property
+    def saves_memory(self) -> bool:
+        """Whether gradient checkpointing is on, whatever the spec says."""
+        return self.memory_splits > 0
+
+    def after_divergence(self, reason: str) -> Self:
+        """For the next try at half the learning rate.
+
+        Raises:
+            DivergedError: there were enough tries.
+        """
+        if self.rollbacks == MAX_ROLLBACKS:
+            raise DivergedError(
+                f"{reason} once more after {MAX_ROLLBACKS} roll-backs, at {self.learning_rate_factor:g} times the "
+                "learning rate of the spec: look at the frame's extremes, or lower learning_rate further"
+            )
+        return replace(self, rollbacks=self.rollbacks + 1)
+
+    def after_out_of_memory(self, part_rows: int) -> Self:
+        """For the next try with half as many rows at a time.
+
+        Raises:
+            OutOfDeviceMemoryError: `part_rows`, those of the last try, cannot be halved.
+        """
+        if part_rows < 2:
+            raise OutOfDeviceMemoryError(
+                f"the device has too little memory for {part_rows} row at a time: use a smaller model or another device"
+            )
+        return replace(self, memory_splits=self.memory_splits + 1)
+
+    def save(self, file: Path) -> None:
+        """Keep them for the next start.
+
+        Raises:
+            CheckpointWriteError: they could not be written.
+        """
+        write_patiently(file, self.to_json().encode())
+
+    def to_json(self) -> str:
+        """The JSON document."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, file: Path) -> Self:
+        """Those kept in `file`, or none at all."""
+        return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else cls()
+
+
+def adjustments_together(file: Path, world: World) -> Adjustments:
+    """Those that the first process finds in `file`, on all processes."""
+    kept = Adjustments.load(file).to_json() if world.rank == 0 else ""
+    return Adjustments(**json.loads(world.broadcast(kept.encode())))

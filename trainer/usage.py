@@ -1,0 +1,25 @@
+"""What a training takes of its GPU."""
+
+from typing import TypedDict
+
+import torch
+
+
+class DeviceUsage(TypedDict):
+    """gpu_utilization: percent; memory_allocated_gb: GiB at the peak. None where there is nothing to measure."""
+
+    gpu_utilization: float | None
+    memory_allocated_gb: float | None
+
+
+def device_usage(device: torch.device) -> DeviceUsage:
+    """The utilization now, and the peak of allocated memory since the last call."""
+    if device.type != "cuda":
+        return {"gpu_utilization": None, "memory_allocated_gb": None}
+    allocated = torch.cuda.max_memory_allocated(device) / 2**30
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        utilization = float(torch.cuda.utilization(device))
+    except (ModuleNotFoundError, RuntimeError):  # the driver's Python binding is not installed, or does not answer
+        return {"gpu_utilization": None, "memory_allocated_gb": allocated}
+    return {"gpu_utilization": utilization, "memory_allocated_gb": allocated}
