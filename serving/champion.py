@@ -16,7 +16,7 @@ from feature_repo.features import (
     Feature,
     FeatureType,
 )
-from serving.forecasting import BLOCK_ROWS, in_blocks, service_for
+from serving.forecasting import BLOCK_ROWS, service_for
 from trainer.bundle import bundle_hash, load_model
 from trainer.errors import BundleError, TrainerError
 from trainer.forecaster import Forecaster
@@ -76,7 +76,7 @@ def load_champion(bundle: Path) -> Champion:
 def _warm_up(model: Forecaster) -> None:
     """Forecast rows with missing and with ordinary values, so that the first request does not pay for it."""
     for _ in range(_WARM_UP_BLOCKS):
-        quantiles = in_blocks(model, _made_up_rows())
+        quantiles = model.predict_quantiles(_made_up_rows(), block_rows=BLOCK_ROWS)
         if not (np.isfinite(quantiles).all() and (np.diff(quantiles, axis=1) >= 0).all()):
             raise BundleError("its forecasts of made-up rows are not finite and ascending")
 

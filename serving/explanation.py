@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from feature_repo.features import ENTITY_KEYS, TIMESTAMP
 from feature_repo.online_reader import OnlineFeatures
-from serving.forecasting import Forecasts, Status, in_blocks
+from serving.forecasting import BLOCK_ROWS, Forecasts, Status
 from trainer.forecaster import Forecaster
 
 USUAL_LEVEL = "sales_rolling_mean_12"
@@ -58,7 +58,8 @@ def explain(model: Forecaster, features: OnlineFeatures, forecasts: Forecasts) -
             explanations.append(Explanation(None, []))
             continue
         one = table.slice(row, 1)
-        without = in_blocks(model, pa.concat_tables([_without(one, name) for name in inputs]))[:, _FORECAST]
+        variants = pa.concat_tables([_without(one, name) for name in inputs])
+        without = model.predict_quantiles(variants, block_rows=BLOCK_ROWS)[:, _FORECAST]
         effects = forecasts.quantiles[row, _FORECAST] - without
         order = np.argsort(-np.abs(effects), kind="stable")[:SHOWN]
         influences = [

@@ -7,7 +7,6 @@ a series gets the same number alone and among all others.
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +23,7 @@ from feature_repo.features import (
     names,
 )
 from feature_repo.online_reader import OnlineFeatures
+from trainer.forecaster import Forecaster
 
 Floats = npt.NDArray[np.float64]
 
@@ -31,28 +31,6 @@ BLOCK_ROWS = 64
 QUANTILES = ("p10", "p50", "p90")
 _SERIES_VIEW = "sales_history_features"
 _OF_SERIES = tuple(view.name for view in VIEWS if view.keys == ENTITY_KEYS)
-
-
-class Columns(Protocol):
-    """What a model says of its inputs."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What a table needs to be forecast."""
-        ...
-
-
-class Model(Protocol):
-    """What is asked of a champion."""
-
-    @property
-    def encoder(self) -> Columns:
-        """Its inputs."""
-        ...
-
-    def predict_quantiles(self, table: pa.Table) -> Floats:
-        """Dollars, one row per row of ``table``, one column per quantile."""
-        ...
 
 
 class Status(enum.StrEnum):
@@ -89,7 +67,7 @@ def service_for(columns: tuple[str, ...]) -> str:
     return SEQUENCE_SERVICE if set(columns) & set(names(SALES_WINDOW)) else INFERENCE_SERVICE
 
 
-def forecast(model: Model, features: OnlineFeatures) -> Forecasts:
+def forecast(model: Forecaster, features: OnlineFeatures) -> Forecasts:
     """Forecast the series whose features were read, each for the week that its features are of.
 
     A series is unknown where one of the feature views lacks it. Where its views are of different weeks, as between two
@@ -106,7 +84,8 @@ def forecast(model: Model, features: OnlineFeatures) -> Forecasts:
     quantiles = np.full((len(usable), len(QUANTILES)), np.nan)
     if usable.any():
         table = features.table.append_column(TIMESTAMP, weeks)
-        quantiles[usable] = in_blocks(model, table if usable.all() else table.filter(pa.array(usable)))
+        table = table if usable.all() else table.filter(pa.array(usable))
+        quantiles[usable] = model.predict_quantiles(table, block_rows=BLOCK_ROWS)
     # As numbers: there is no such function of times with a zone.
     moments = [times.cast(pa.int64()) for times in features.event_times.values()]
     oldest = pc.min_element_wise(*moments, skip_nulls=False).cast(weeks.type)
@@ -117,18 +96,6 @@ def forecast(model: Model, features: OnlineFeatures) -> Forecasts:
         weeks=pc.if_else(shown, weeks, None),
         feature_times=pc.if_else(shown, oldest, None),
     )
-
-
-def in_blocks(model: Model, table: pa.Table) -> Floats:
-    """``model.predict_quantiles`` of a table with at least one row, in blocks of ``BLOCK_ROWS``."""
-    rows = table.num_rows
-    missing = -rows % BLOCK_ROWS
-    table = table.select(list(dict.fromkeys(model.encoder.columns)))
-    if missing:
-        table = table.take(pa.array(np.minimum(np.arange(rows + missing), rows - 1)))
-    blocks = [model.predict_quantiles(table.slice(start, BLOCK_ROWS)) for start in range(0, table.num_rows, BLOCK_ROWS)]
-    computed: Any = np.concatenate(blocks)[:rows]
-    return computed
 
 
 def _status(known: bool, whole: bool) -> Status:

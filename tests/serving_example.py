@@ -67,7 +67,7 @@ class Installation:
 
 @contextmanager
 def installed(drop: Path) -> Iterator[Installation]:
-    """Features of the coming week in the online store, and the bundles ``first`` (the champion) and ``second``."""
+    """Features of the coming week in the online store, and bundles ``first`` (serving), ``second``, ``sequence``."""
     with tempfile.TemporaryDirectory(prefix="serving tests ") as name:
         data = Path(name).resolve()
         data.chmod(0o755)
@@ -86,6 +86,7 @@ def installed(drop: Path) -> Iterator[Installation]:
             publish_frame(frame, data / "frame")
             for seed, bundle in enumerate(("first", "second")):
                 train(installation, bundle, seed=seed)
+            train(installation, "sequence", model_type="tft")
             installation.models.promote(installation.models.bundle("first"))
             yield installation
         finally:

@@ -17,6 +17,7 @@ import dagster as dg
 import httpx
 import hypothesis
 import hypothesis.strategies as st
+import psycopg
 import pytest
 import schemathesis
 from serving_example import Installation, Service, forecasts_of, installed, serving
@@ -73,9 +74,13 @@ def load(service: Service, keys: list[dict[str, int]], *, clients: int = 4) -> I
         each.result()  # a connection that was lost
 
 
+@pytest.mark.parametrize("champion", ["sequence", "first"])
 def test_every_series_gets_the_numbers_of_weekly_forecasts_alone_and_with_others(
-    service: Service, installation: Installation, monkeypatch: pytest.MonkeyPatch
+    service: Service, installation: Installation, monkeypatch: pytest.MonkeyPatch, champion: str
 ) -> None:
+    bundle = installation.models.bundle(champion)
+    installation.models.promote(bundle)
+    service.until(lambda: service.version() == bundle_hash(bundle))
     for name, value in installation.environment.items():
         monkeypatch.setenv(name, value)
     postgres = Postgres()
@@ -126,6 +131,22 @@ def test_an_unknown_series_is_named_and_in_a_list_marked(service: Service, insta
     assert (refused.status_code, refused.json()) == (404, {"detail": "no such series: store 999, dept 1"})
     assert [row["status"] for row in rows] == ["unknown series", "ok", "unknown series"]
     assert [row["forecast"] is None for row in rows] == [True, False, True]
+
+
+def test_features_of_different_weeks_are_not_put_together(service: Service, installation: Installation) -> None:
+    key = installation.keys[2]
+    table = "feast_online.demand_forecasting_temporal_transformations"
+    move = f"UPDATE {table} SET event_ts = event_ts + %s * interval '1 day' WHERE (store, dept) = (%s, %s)"
+    right = ask(service, key).json()
+    with psycopg.connect(installation.settings.url, autocommit=True) as connection:
+        connection.execute(move, [-7, *key.values()])
+        one, rows = ask(service, key), ask(service, installation.keys[:4]).json()
+        connection.execute(move, [7, *key.values()])
+
+    assert (one.status_code, one.headers["retry-after"]) == (503, "2")
+    assert [row["status"] for row in rows] == ["ok", "ok", "features are being renewed", "ok"]
+    assert rows[2]["forecast"] is None
+    assert ask(service, key).json() == right
 
 
 def test_old_features_are_said_to_be_old(service: Service, installation: Installation) -> None:

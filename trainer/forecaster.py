@@ -44,15 +44,20 @@ class Forecaster:
         """
         return self.predict_quantiles(table)[:, MEDIAN]
 
-    def predict_quantiles(self, table: pa.Table) -> Floats:
+    def predict_quantiles(self, table: pa.Table, *, block_rows: int | None = None) -> Floats:
         """The 10 %, 50 % and 90 % quantile of each row's sales, in dollars; float64 [N, 3], ascending and finite.
 
         The 50 % quantile is the forecast. The rest as `predict`.
+
+        Args:
+            block_rows: go through the model in blocks of just so many rows. In matrix products of one shape a row's
+                terms are added in one order, so its last bits do not depend on how many rows are forecast with it.
         """
         require_columns(table, self.encoder.columns)
         encoded, device = self.encoder.encode(table), torch.device("cpu")
         history = History.of_windows(read_windows(table), encoded, device) if self.encoder.reads_windows else None
-        correction_NQ = mean_correction(self.model, Inputs.of(encoded, history, device)).numpy().astype(np.float64)
+        inputs = Inputs.of(encoded, history, device)
+        correction_NQ = mean_correction(self.model, inputs, block_rows=block_rows).numpy().astype(np.float64)
         return signed_exp(encoded.start[:, None] + rescaled(correction_NQ, self.spread))
 
     def calibrated(self, table: pa.Table, label: str) -> Self:
@@ -68,13 +73,20 @@ class Forecaster:
 
 
 @torch.no_grad()
-def mean_correction(model: nn.Module, inputs: Inputs, index_N: Tensor | None = None) -> Tensor:
+def mean_correction(
+    model: nn.Module, inputs: Inputs, index_N: Tensor | None = None, *, block_rows: int | None = None
+) -> Tensor:
     """The members' mean quantiles of each row's correction, without dropout; float32 [N, Q].
 
     Args:
         index_N: which rows, by position; all by default.
+        block_rows: rows of each pass, the last one filled up.
     """
     model.eval()
     if index_N is None:
         index_N = torch.arange(len(inputs), device=inputs.numeric.device)
-    return torch.cat([model(*inputs.take(index_B)).mean(0) for index_B in torch.split(index_N, _ROWS_AT_ONCE)])
+    rows = len(index_N)
+    if block_rows is not None:
+        index_N = torch.cat([index_N, index_N[-1:].expand(-rows % block_rows)])
+    blocks = torch.split(index_N, block_rows or _ROWS_AT_ONCE)
+    return torch.cat([model(*inputs.take(index_B)).mean(0) for index_B in blocks])[:rows]

@@ -107,7 +107,7 @@ def test_encoder_survives_a_trip_through_json(forecaster: Forecaster) -> None:
 
 def test_checkpoint_loads_without_running_code(spec: TrainSpec) -> None:
     checkpoint = torch.load(Path(spec.model_output_dir) / "best_model.pt", weights_only=True)
-    assert set(checkpoint) == {"MODEL_STATE", "OPTIMIZER_STATE", "EPOCH", "VAL_LOSS", "MODEL_CONFIG"}
+    assert set(checkpoint) == {"MODEL_STATE", "OPTIMIZER_STATE", "EPOCH", "VAL_LOSS", "MODEL_CONFIG", "FEATURE_HASH"}
 
 
 def test_training_again_gives_the_same_bundle_elsewhere(spec: TrainSpec, tmp_path: Path) -> None:
