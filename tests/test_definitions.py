@@ -50,24 +50,24 @@ def test_the_jobs_and_what_starts_by_itself(repository: dg.RepositoryDefinition)
     }
 
 
-def test_the_jobs_together_make_every_asset(repository: dg.RepositoryDefinition) -> None:
+def test_the_jobs_together_make_every_asset_but_backtests(repository: dg.RepositoryDefinition) -> None:
     everything = {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
     jobs = {
         name: {key.to_user_string() for key in repository.get_job(name).asset_layer.executable_asset_keys}
         for name in ("ingest", "retrain", "forecast", "full_refresh")
     }
 
-    assert jobs["full_refresh"] == everything
-    assert jobs["ingest"] | jobs["retrain"] | jobs["forecast"] == everything - {"forecast_accuracy"}
+    assert jobs["full_refresh"] == everything - {"backtest"}
+    assert jobs["ingest"] | jobs["retrain"] | jobs["forecast"] == everything - {"backtest", "forecast_accuracy"}
 
 
-def test_every_asset_but_the_files_that_arrive_is_automated(repository: dg.RepositoryDefinition) -> None:
+def test_every_asset_but_the_files_that_arrive_and_backtests_is_automated(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     automated = {key.to_user_string() for key in graph.get_all_asset_keys() if graph.get(key).automation_condition}
     arriving = {"train_csv", "features_csv", "stores_csv"}
 
     assert automated == set(CONDITIONS)
-    assert automated | arriving == {key.to_user_string() for key in graph.get_all_asset_keys()}
+    assert automated | arriving | {"backtest"} == {key.to_user_string() for key in graph.get_all_asset_keys()}
 
 
 def test_whatever_loads_tables_trains_or_serves_does_so_in_its_pool(repository: dg.RepositoryDefinition) -> None:
@@ -76,6 +76,7 @@ def test_whatever_loads_tables_trains_or_serves_does_so_in_its_pool(repository: 
 
     tables = {"train_csv", "features_csv", "stores_csv", "sales_features", "store_features", "sales_windows"}
     assert {name for name, of in pools.items() if of == {"tables"}} == tables | {"training_frame"}
-    assert {name for name, of in pools.items() if of == {"training"}} == {"candidate_model", "champion_model"}
+    training = {"candidate_model", "champion_model", "backtest"}
+    assert {name for name, of in pools.items() if of == {"training"}} == training
     serving = {"online_features", "weekly_forecasts", "horizon_forecasts", "forecast_accuracy"}
     assert {name for name, of in pools.items() if of == {"serving"}} == serving
