@@ -102,7 +102,7 @@ def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(tmp_path: Pat
         ui.wait(timeout=60)
 
     assert "weekly_forecasts" in assets
-    assert len(assets) == 17
+    assert len(assets) == 20
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
 
