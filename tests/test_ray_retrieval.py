@@ -55,7 +55,11 @@ def in_one_process(settings: PostgresSettings) -> pa.Table:
         return store.get_historical_features(statement("labelled_rows"), service).to_arrow()
 
 
-def test_an_address_that_is_none_or_that_nobody_answers_at_is_named() -> None:
+def test_an_address_that_is_none_or_that_nobody_answers_at_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Where Ray notes the last cluster of this machine, which may be long gone.
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
     with pytest.raises(ValueError, match="FEAST_RAY_ADDRESS is 'yes', which is not a Ray address"), connected("yes"):
         pass
     with pytest.raises(ConnectionError, match="no Ray cluster answers at FEAST_RAY_ADDRESS=auto"), connected("auto"):
