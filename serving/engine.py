@@ -1,7 +1,6 @@
 """Answers requests: those that wait are read and forecast together, in one round trip to the database."""
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,8 +17,6 @@ from serving.features import Features
 from serving.forecasting import Forecasts, Status, forecast
 from serving.metrics import Metrics
 from serving.settings import Settings
-
-_LOG = logging.getLogger(__name__)
 
 # Requests of up to this many rows are put together; a larger one is a batch of its own and has a thread of its own.
 _LARGE = 1_000
@@ -151,9 +148,7 @@ class Engine:
             return self._features.read(service, columns)
         except OnlineStoreUnavailableError as error:
             self._metrics.errors.labels("database").inc()
-            _LOG.warning("%s", error)
             raise UnavailableError("the online store does not answer: try again in a moment") from error
         except LookupError as error:
             self._metrics.errors.labels("definitions").inc()
-            _LOG.warning("%s", error)
             raise UnavailableError("the feature definitions are changing: try again in a moment") from error

@@ -1,5 +1,6 @@
 """The online features of ``feature_repo``, opened when the database is there and read again when definitions change."""
 
+import logging
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,8 @@ from serving.settings import Settings
 
 if TYPE_CHECKING:
     from feast import FeatureStore
+
+_LOG = logging.getLogger(__name__)
 
 # After a failure, requests fail at once for this long, instead of each waiting for its own three attempts.
 _PAUSE_SECONDS = 0.5
@@ -68,7 +71,12 @@ class Features:
                 self._forget_readers()
                 features = self._reader(service).read(keys)
         except OnlineStoreUnavailableError as error:
+            # Not for each of the requests that fail with it in the meantime: they may be hundreds a second.
+            _LOG.warning("%s", error)
             self._paused = (time.monotonic() + _PAUSE_SECONDS, error)
+            raise
+        except LookupError as error:
+            _LOG.warning("%s", error)
             raise
         self._paused = None
         return features

@@ -105,7 +105,7 @@ def train(installation: Installation, bundle: str, **spec: Any) -> None:
 class Service:
     """A running ``python -m serving``."""
 
-    process: "subprocess.Popen[str]"
+    process: "subprocess.Popen[bytes]"
     client: httpx.Client
 
     def metric(self, name: str) -> float:
@@ -132,24 +132,28 @@ def serving(installation: Installation, **settings: Any) -> Iterator[Service]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     variables = {f"SERVING_{name.upper()}": str(value) for name, value in {"watch_seconds": 0.1, **settings}.items()}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serving"],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, **installation.environment, **variables, "SERVING_PORT": str(port)},
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with (
+        tempfile.TemporaryFile() as log,  # a pipe that nobody reads would stop who writes to it
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client,
+    ):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serving"],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **installation.environment, **variables, "SERVING_PORT": str(port)},
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
             service = Service(process, client)
             service.until(lambda: process.poll() is not None or _is_ready(client), seconds=120)
-            assert process.poll() is None, process.stderr and process.stderr.read()
+            log.seek(0)
+            assert process.poll() is None, log.read().decode()
+            log.seek(0, os.SEEK_END)
             yield service
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=60)
 
 
 def _is_ready(client: httpx.Client) -> bool:
