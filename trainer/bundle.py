@@ -65,7 +65,8 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
         data_version: the hash the whole bundle must have, where the caller knows it.
 
     Raises:
-        BundleError: a file is missing or is not what the bundle, or the caller, says it is.
+        BundleError: a file is missing or is not what the bundle, or the caller, says it is, or another version of the
+            trainer wrote the bundle.
     """
     root = Path(path)
     if data_version is not None and (actual := bundle_hash(root)) != data_version:
@@ -77,6 +78,16 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
         if (actual := _sha256(root / name)) != expected:
             raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
     checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
+    try:
+        return _rebuilt(root, sidecar, checkpoint)
+    except (KeyError, TypeError, RuntimeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise BundleError(
+            f"bundle {root} was written by another version of the trainer ({cause}): train again"
+        ) from error
+
+
+def _rebuilt(root: Path, sidecar: dict[str, Any], checkpoint: dict[str, Any]) -> Forecaster:
     encoder = Encoder.from_dict(sidecar["encoder"])
     if checkpoint.get("FEATURE_HASH") != encoder.feature_hash:
         raise BundleError(

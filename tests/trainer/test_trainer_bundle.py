@@ -159,3 +159,14 @@ def test_incomplete_bundle_is_refused(spec: TrainSpec, tmp_path: Path) -> None:
     (bundle / "bundle.json").unlink()
     with pytest.raises(BundleError, match=r"not complete: it has no bundle\.json"):
         load_model(bundle)
+
+
+def test_bundle_of_another_version_of_the_trainer_is_refused_and_says_what_to_do(
+    spec: TrainSpec, tmp_path: Path
+) -> None:
+    bundle = Path(shutil.copytree(spec.model_output_dir, tmp_path / "bundle"))
+    sidecar = json.loads((bundle / "bundle.json").read_text())
+    del sidecar["encoder"]["reads_windows"]
+    (bundle / "bundle.json").write_text(json.dumps(sidecar))
+    with pytest.raises(BundleError, match=r"another version of the trainer \(KeyError: 'reads_windows'\): train again"):
+        load_model(bundle)
