@@ -6,8 +6,8 @@ from typing import Any
 
 TOLERANCE = 0.01
 HOLIDAY_TOLERANCE = 0.05  # a fold of few weeks: its WMAE varies more from one training to the next
-# Far from 80 %, because a few series or weeks vary that much. Too wide an interval misleads less than too narrow a one.
-COVERAGE_BOUNDS = (0.65, 0.98)
+COVERAGE = 0.80
+COVERAGE_TOLERANCE = 0.10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,11 +18,13 @@ class Evidence:
         wmae: dollars, over all rows.
         holiday_wmae: dollars, over the rows of flagged holiday weeks; None where there are none.
         coverage: share of the sales within the 80 % interval.
+        series: how many series the rows are of.
     """
 
     wmae: float
     holiday_wmae: float | None
     coverage: float
+    series: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def decide(
     """
     findings = [
         _beats_naive(candidate.wmae, baselines),
-        _calibrated(candidate.coverage),
+        _calibrated(candidate.coverage, candidate.series),
         _complete(series_without_forecast),
         Finding(
             "not rolled back",
@@ -110,10 +112,12 @@ def _beats_naive(wmae: float, baselines: Mapping[str, float]) -> Finding:
     )
 
 
-def _calibrated(coverage: float) -> Finding:
-    low, high = COVERAGE_BOUNDS
+def _calibrated(coverage: float, series: int) -> Finding:
+    """Within the tolerance and two standard errors of a share over so many series; the rows of one err together."""
+    margin = COVERAGE_TOLERANCE + 2 * (COVERAGE * (1 - COVERAGE) / series) ** 0.5
+    low, high = COVERAGE - margin, COVERAGE + margin
     passed = low <= coverage <= high
-    bounds = f"{'within' if passed else 'not within'} {low:.0%} to {high:.0%}"
+    bounds = f"{'within' if passed else 'not within'} {low:.0%} to {min(high, 1):.0%} for {series:,} series"
     return Finding("coverage", passed, f"{coverage:.1%} of the sales lie in the 80 % interval, {bounds}")
 
 

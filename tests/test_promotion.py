@@ -7,7 +7,7 @@ import pytest
 from forecast_assets.promotion import HOLIDAY_TOLERANCE, TOLERANCE, Evidence, decide
 
 BASELINES = {"lag_1": 1_700.0, "lag_52": 1_900.0}
-GOOD = Evidence(wmae=1_000.0, holiday_wmae=1_500.0, coverage=0.8)
+GOOD = Evidence(wmae=1_000.0, holiday_wmae=1_500.0, coverage=0.8, series=10_000)
 
 
 def test_the_first_candidate_is_promoted_if_it_beats_the_best_baseline() -> None:
@@ -35,8 +35,14 @@ def test_a_candidate_within_the_tolerances_of_the_champion_is_promoted() -> None
             replace(GOOD, holiday_wmae=1_580.0),
             "WMAE in holiday weeks 1,580 is worse than the champion's 1,500 by more than 5%",
         ),
-        (replace(GOOD, coverage=0.6), "60.0% of the sales lie in the 80 % interval, not within 65% to 98%"),
-        (replace(GOOD, coverage=0.99), "99.0% of the sales lie in the 80 % interval, not within 65% to 98%"),
+        (
+            replace(GOOD, coverage=0.688),
+            "68.8% of the sales lie in the 80 % interval, not within 69% to 91% for 10,000 series",
+        ),
+        (
+            replace(GOOD, coverage=0.912),
+            "91.2% of the sales lie in the 80 % interval, not within 69% to 91% for 10,000 series",
+        ),
     ],
 )
 def test_a_candidate_is_refused_by_each_rule_alone_and_told_the_numbers(candidate: Evidence, refusal: str) -> None:
@@ -63,3 +69,10 @@ def test_without_holiday_weeks_to_compare_the_holiday_rule_has_no_say() -> None:
 
     assert decision.promoted
     assert "champion in holiday weeks" not in [finding.rule for finding in decision.findings]
+
+
+def test_few_series_say_less_about_the_coverage_than_many() -> None:
+    wide = replace(GOOD, coverage=0.95)
+
+    assert decide(replace(wide, series=24), BASELINES, champion=None).promoted
+    assert not decide(replace(wide, series=400), BASELINES, champion=None).promoted

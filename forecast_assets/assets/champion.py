@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import LABEL
+from feature_repo.features import ENTITY_KEYS, LABEL
 from forecast_assets.accuracy import score
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.horizon import coming_week_features
@@ -141,6 +141,7 @@ def _evidence(model: "Forecaster", rows: pa.Table) -> Evidence:
         wmae=overall["wmae"],
         holiday_wmae=score(holidays)["wmae"] if holidays.num_rows else None,
         coverage=overall["coverage"],
+        series=rows.select(list(ENTITY_KEYS)).group_by(list(ENTITY_KEYS)).aggregate([]).num_rows,
     )
 
 
