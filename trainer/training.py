@@ -29,6 +29,7 @@ from trainer.objective import loss as batch_loss
 from trainer.quantiles import MEDIAN
 from trainer.recovery import Adjustments, DivergenceFoundError
 from trainer.report import Report
+from trainer.rng import restore_rng, rng_state
 from trainer.sampling import Batches
 from trainer.signals import StopRequest
 from trainer.spec import TrainSpec
@@ -292,7 +293,7 @@ class Training:
     def _save(self) -> None:
         """Write a checkpoint, all processes together, if the loss is good."""
         self._check_loss()
-        own = {"rng": _rng_state(self._world.device), "loss_sum": self._loss_sum.item()}
+        own = {"rng": rng_state(self._world.device), "loss_sum": self._loss_sum.item()}
         of_ranks = self._world.gather(json.dumps(own))
         state = {
             **self.learner.state(),
@@ -319,7 +320,7 @@ class Training:
         ranks = [json.loads(each) for each in state["RANKS"]]
         if len(ranks) == self._world.size:
             own = ranks[self._world.rank]
-            _restore_rng(own["rng"], self._world.device)
+            restore_rng(own["rng"], self._world.device)
             self._loss_sum.fill_(own["loss_sum"])
         elif self._world.rank == 0:
             # Another number of processes: the mean is what counts.
@@ -332,20 +333,3 @@ def warm_cosine(step: float, steps: int) -> float:
     """Learning rate factor by step: a short linear rise, then half a cosine down to 0."""
     warmup = max(1, int(steps * _WARMUP_SHARE))
     return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2
-
-
-def _rng_state(device: torch.device) -> dict[str, str]:
-    state = {"cpu": torch.get_rng_state().numpy().tobytes().hex()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device).numpy().tobytes().hex()
-    return state
-
-
-def _restore_rng(state: dict[str, str], device: torch.device) -> None:
-    torch.set_rng_state(_byte_tensor(state["cpu"]))
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(_byte_tensor(state["cuda"]), device)
-
-
-def _byte_tensor(content: str) -> torch.Tensor:
-    return torch.frombuffer(bytearray.fromhex(content), dtype=torch.uint8)
