@@ -96,6 +96,7 @@ def create_cluster(folder: Folder) -> None:
                 f"{folder.data} was made by PostgreSQL {version}, this is {MAJOR_VERSION}: "
                 "dump it with the older release, or remove the folder to start afresh (make clean)"
             )
+        _remove_half_made(folder)
         return
     # initdb is not atomic, its publication by rename is.
     staging = Path(tempfile.mkdtemp(prefix="initdb-", dir=folder.root))
@@ -111,8 +112,7 @@ def create_cluster(folder: Folder) -> None:
         raise EmbeddedPostgresError(f"initdb in {folder.root} failed: {result.stderr.strip() or result.stdout.strip()}")
     staging.rename(folder.data)
     # Last, because the initdb of a killed first start may have outlived it by a moment.
-    for leftover in folder.root.glob("initdb-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
+    _remove_half_made(folder)
 
 
 def start(folder: Folder) -> None:
@@ -180,6 +180,11 @@ def binaries() -> Path:
             "other POSTGRES_* variables to use a server of your own"
         )
     return Path(spec.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin"
+
+
+def _remove_half_made(folder: Folder) -> None:
+    for leftover in folder.root.glob("initdb-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _forget_killed_postmaster(folder: Folder) -> None:
