@@ -5,6 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
+import pyarrow as pa
 from fastapi import APIRouter, Body, HTTPException, Path, Query, Response
 
 from serving.engine import Answer, Engine, Keys
@@ -75,10 +76,10 @@ def as_rows(keys: Keys, answer: Answer, settings: Settings, metrics: Metrics) ->
     """The answer as JSON values, one ``Forecast`` per key."""
     forecasts, rows = answer.forecasts, range(answer.start, answer.start + len(keys))
     weeks, times = (
-        column.slice(answer.start, len(keys)).to_pylist() for column in (forecasts.weeks, forecasts.feature_times)
+        _naive(column.slice(answer.start, len(keys))) for column in (forecasts.weeks, forecasts.feature_times)
     )
     quantiles = forecasts.quantiles[answer.start : answer.start + len(keys)].tolist()
-    now, oldest = datetime.now(UTC), 0.0
+    now, oldest = datetime.now(UTC).replace(tzinfo=None), 0.0
     result = []
     for n, ((store, dept), row) in enumerate(zip(keys, rows, strict=True)):
         status: str = forecasts.statuses[row]
@@ -97,8 +98,8 @@ def as_rows(keys: Keys, answer: Answer, settings: Settings, metrics: Metrics) ->
             "status": status,
             "forecast": quantiles[n][1] if shown else None,
             "quantiles": dict(zip(QUANTILES, quantiles[n], strict=True)) if shown else None,
-            "week": f"{weeks[n]:%Y-%m-%d}" if shown else None,
-            "feature_timestamp": _iso(times[n]) if times[n] is not None else None,
+            "week": weeks[n].date().isoformat() if shown else None,
+            "feature_timestamp": f"{times[n].isoformat(timespec='seconds')}Z" if times[n] is not None else None,
             "model_version": answer.champion.version if shown else None,
             "warning": warning,
         }
@@ -121,5 +122,6 @@ def _raise_if_not_forecast(row: dict[str, Any]) -> None:
             raise HTTPException(409, f"{series}: {row['warning']}")
 
 
-def _iso(time: datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+def _naive(times: pa.Array) -> list[datetime]:
+    # In UTC. With a zone, each value would be looked up in the time zone's database.
+    return times.cast(pa.timestamp("us")).to_pylist()

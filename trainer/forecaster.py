@@ -82,7 +82,8 @@ def mean_correction(
         index_N: which rows, by position; all by default.
         block_rows: rows of each pass, the last one filled up.
     """
-    model.eval()
+    if model.training:
+        model.eval()
     if index_N is None:
         index_N = torch.arange(len(inputs), device=inputs.numeric.device)
     rows = len(index_N)

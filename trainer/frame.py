@@ -101,7 +101,10 @@ def require_columns(table: pa.Table, names: Iterable[str]) -> None:
 
 def floats(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     """A numeric or boolean column as float64; null becomes NaN."""
-    return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
+    column = table[name]
+    if column.type != pa.float64():
+        column = column.cast(pa.float64())
+    return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
 def week_numbers(table: pa.Table, timestamp: str) -> np.ndarray[Any, np.dtype[np.int64]]:

@@ -42,9 +42,10 @@ def easter_signals(table: pa.Table, timestamp: str) -> dict[str, Floats]:
     """
     require_columns(table, [timestamp])
     day_N = pc.cast(pc.cast(table[timestamp], pa.date32()), pa.int32()).to_numpy().astype(np.int64)
-    ends = pc.min_max(pc.year(table[timestamp])).as_py()
-    years = range((ends["min"] or 0) - 2, (ends["max"] or 0) + 2)
-    sundays = np.array([(easter_sunday(year) - _EPOCH).days for year in years if year > 0], dtype=np.int64)
+    if not len(day_N):
+        return {name: np.empty(0) for name in EASTER_SIGNALS}
+    first, last = ((_EPOCH + datetime.timedelta(days=int(day))).year for day in (day_N.min(), day_N.max()))
+    sundays = np.array([(easter_sunday(year) - _EPOCH).days for year in range(first - 2, last + 2)], dtype=np.int64)
 
     def just_before(date_N: np.ndarray[Any, np.dtype[np.int64]]) -> Floats:
         next_N = sundays[np.searchsorted(sundays, date_N)]

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -60,6 +61,19 @@ class Encoded:
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
+class _Scale:
+    """The fitted inputs side by side, and where their values and flags of missing ones go."""
+
+    low: Floats
+    high: Floats
+    mean: Floats
+    std: Floats
+    value_columns: np.ndarray[Any, np.dtype[np.int64]]
+    flag_columns: np.ndarray[Any, np.dtype[np.int64]]
+    flagged: np.ndarray[Any, np.dtype[np.int64]]
+
+
+@dataclass(kw_only=True, frozen=True)
 class Encoder:
     """Fitted scalers, vocabularies and levels.
 
@@ -119,6 +133,20 @@ class Encoder:
         """Columns a table needs to be forecast."""
         return (*_columns(self), *((WINDOW_COLUMN,) if self.reads_windows else ()))
 
+    @cached_property
+    def _scale(self) -> _Scale:
+        flags_I = np.array([each.flags_missing for each in self.inputs], dtype=np.bool_)
+        value_columns = np.arange(len(self.inputs)) + np.cumsum(flags_I) - flags_I
+        return _Scale(
+            low=np.array([each.low for each in self.inputs]),
+            high=np.array([each.high for each in self.inputs]),
+            mean=np.array([each.mean for each in self.inputs]),
+            std=np.array([each.std for each in self.inputs]),
+            value_columns=value_columns,
+            flag_columns=value_columns[flags_I] + 1,
+            flagged=np.flatnonzero(flags_I),
+        )
+
     @property
     def feature_hash(self) -> str:
         """sha256 over the features, and the inputs made from them, in the order in which the model reads them."""
@@ -138,19 +166,19 @@ class Encoder:
         """
         require_columns(table, _columns(self))
         anchor = self.levels.anchor(table, group=self.group, timestamp=self.timestamp)
-        inputs = {each.name: each for each in self.inputs}
+        offered = dict(self._signals(table, anchor))
+        value_NI = np.empty((table.num_rows, len(self.inputs)), dtype=np.float64)
+        for column, each in enumerate(self.inputs):
+            value_NI[:, column] = offered[each.name]
+        missing_NI = np.isnan(value_NI)
+        scale = self._scale
+        np.clip(value_NI, scale.low, scale.high, out=value_NI)
+        value_NI -= scale.mean
+        value_NI /= scale.std
+        value_NI[missing_NI] = 0.0
         numeric_NF = np.empty((table.num_rows, self.width), dtype=np.float32)
-        column = 0
-        for name, value_N in self._signals(table, anchor):
-            if (each := inputs.get(name)) is None:
-                continue
-            missing_N = np.isnan(value_N)
-            scaled_N = (np.clip(value_N, each.low, each.high) - each.mean) / each.std
-            numeric_NF[:, column] = np.where(missing_N, 0.0, scaled_N)
-            column += 1
-            if each.flags_missing:
-                numeric_NF[:, column] = missing_N
-                column += 1
+        numeric_NF[:, scale.value_columns] = value_NI
+        numeric_NF[:, scale.flag_columns] = missing_NI[:, scale.flagged]
         codes = [
             positions(table, name, values) + 1
             for name, values in zip(self.categorical_features, self.vocabularies, strict=True)

@@ -4,6 +4,7 @@ All in the signed logarithm of dollars. Ratios of levels are differences there.
 """
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Self
 
 import numpy as np
@@ -62,7 +63,7 @@ class Anchor:
         return self.level + first_present(both, self.own_ratio, self.group_ratio, np.zeros_like(self.level))
 
 
-@dataclass(kw_only=True, slots=True, frozen=True)
+@dataclass(kw_only=True, frozen=True)
 class Levels:
     """What training knows about levels and seasons, for rows that know less of themselves.
 
@@ -121,10 +122,14 @@ class Levels:
             group_ratio=np.where(no_level_N, np.nan, group_ratio_N),
         )
 
+    @cached_property
+    def _ratio_by_week(self) -> Floats:
+        return np.array(self.group_ratios, dtype=np.float64)
+
     def _group_ratio(
         self, group_N: np.ndarray[Any, np.dtype[np.int64]], week_N: np.ndarray[Any, np.dtype[np.int64]]
     ) -> Floats:
-        ratio_GW = np.array(self.group_ratios, dtype=np.float64)
+        ratio_GW = self._ratio_by_week
         column_N = week_N - self.first_week
         known_N = (group_N >= 0) & (column_N >= 0) & (column_N < ratio_GW.shape[1])
         return np.where(known_N, ratio_GW[group_N, np.where(known_N, column_N, 0)], np.nan)
@@ -134,11 +139,16 @@ def _recent_level(table: pa.Table, median_N: Floats) -> Floats:
     return signed_log(first_present(*(floats(table, name) for name in RECENT_LEVELS), median_N))
 
 
+@lru_cache(maxsize=32)
+def _value_set(values: tuple[str, ...]) -> pa.Array:
+    return pa.array(values, pa.string())
+
+
 def _text(table: pa.Table, name: str) -> pa.ChunkedArray:
     return pc.cast(table[name], pa.string())
 
 
 def positions(table: pa.Table, name: str, values: tuple[str, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Each row's position in `values`, as text; -1, which in numpy is the last element, where it has none."""
-    found = pc.index_in(_text(table, name), value_set=pa.array(values, pa.string()))
+    found = pc.index_in(_text(table, name), value_set=_value_set(values))
     return np.asarray(found.fill_null(-1).to_numpy(), dtype=np.int64)
