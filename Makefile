@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once: a virtual environment in .venv with the versions of requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-cluster deploy-check dev lint format bench psql clean lock
+.PHONY: help demo serve test test-cluster deploy-check dev lint format bench bench-quick psql clean lock
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -41,9 +41,13 @@ format: $(INSTALLED) ## Let ruff arrange the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(INSTALLED) ## The figures of the README, measured here
-	@for name in ingest retrieval online materialize trainjob serving pipeline; do \
-		echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+bench: $(INSTALLED) ## Measure everything: docs/benchmarks.md (NAMES='ingest online' for some)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]'
+	@$(BIN)/python -m benchmarks.report $(NAMES)
+
+bench-quick: $(INSTALLED) ## The benchmarks' short forms: is anything slower than it was?
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[bench]'
+	@$(BIN)/python -m benchmarks.report --quick
 
 psql: $(INSTALLED) ## A prompt on the database
 	@$(BIN)/python -m feature_repo.database

@@ -16,9 +16,9 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 from benchmarks.full_size import feature_tables, live_keys, stock_store, ttl_range
+from benchmarks.processes import peak_mb
 from feature_repo.database import VARIABLES, PostgresSettings, connect_settings
 from feature_repo.definitions import sales_history_features, store_external_features
 from feature_repo.materialize import materialize, materialize_incremental
@@ -67,7 +67,7 @@ def _materialize(settings: PostgresSettings, *, ours: bool) -> dict[str, float]:
         if ours:
             seconds["all_views"] = _seconds(partial(materialize, store, week))
             seconds["incremental"] = _seconds(partial(materialize_incremental, store, week))
-    return {**seconds, "peak_rss_mb": _peak_rss_mb()}
+    return {**seconds, "peak_rss_mb": peak_mb()}
 
 
 def _seconds(work: Callable[[], None]) -> float:
@@ -75,12 +75,6 @@ def _seconds(work: Callable[[], None]) -> float:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         work()
     return time.perf_counter() - started
-
-
-def _peak_rss_mb() -> float:
-    # Not getrusage: its peak is handed down from the parent process.
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
 def _in_process(side: str, settings: PostgresSettings) -> dict[str, float]:

@@ -1,9 +1,10 @@
-"""Online reads at full size, ours beside stock Feast's: ``python -m benchmarks.online``.
+"""Online reads at full size, ours beside stock Feast's: ``python -m benchmarks.online [--size S]``.
 
 Both sides answer for the same live series from the same server, on-demand features included. Stock Feast computes
 them in pandas, the obvious way; ours in one vectorised function, over the columns that the reader has read.
 """
 
+import argparse
 import contextlib
 import gc
 import io
@@ -33,7 +34,9 @@ _ON_DEMAND = (
 
 def main() -> int:
     """Measure, print a table and, as the last line, a JSON object."""
-    with feature_tables() as settings, open_store(settings) as ours:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=float, default=1.0, help="of the sample data; 1 is 421,570 rows")
+    with feature_tables(parser.parse_args().size) as settings, open_store(settings) as ours:
         keys, week = live_keys(settings)
         stock = stock_store(settings)
         for store in (ours, stock):

@@ -11,7 +11,6 @@ With ``--rows-factor`` the tables hold that many times the stores, and our side 
 import argparse
 import json
 import multiprocessing
-import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from benchmarks.processes import peak_mb
 from feature_repo.database import PostgresSettings
 from feature_repo.features import ENTITY_KEYS, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, TRAINING_SERVICE, names
 from feature_repo.store import open_store
@@ -57,6 +57,8 @@ def main() -> int:
                 "rows": results["ours"]["rows"],
                 "wrong_rows": max(run["wrong_rows"] for run in ours),
                 "seconds": round(results["ours"]["seconds"], 2),
+                "times_of_scan": round(results["ours"]["seconds"] / results["scan"]["seconds"], 2),
+                "stock_ratio": round(stock["seconds"] / results["ours"]["seconds"], 1) if stock else None,
                 "stock_seconds": round(stock["seconds"], 2) if stock else None,
                 "stock_wrong_rows": stock["wrong_rows"] if stock else None,
                 "scan_seconds": round(results["scan"]["seconds"], 2),
@@ -103,10 +105,10 @@ def _ours(settings: PostgresSettings, stream: bool) -> dict[str, float]:
         if not stream:
             frame = job.to_arrow()
             seconds = time.monotonic() - started
-            return {"seconds": seconds, "rows": frame.num_rows, "peak_rss_mb": _peak(), **_compare(settings, [frame])}
+            return {"seconds": seconds, "rows": frame.num_rows, "peak_rss_mb": peak_mb(), **_compare(settings, [frame])}
         # Writing what streams in is left out, as it is on the other side: the rows are counted and dropped.
         rows = sum(batch.num_rows for batch in job.to_arrow_batches())
-        seconds, peak = time.monotonic() - started, _peak()
+        seconds, peak = time.monotonic() - started, peak_mb()
         again = (pa.Table.from_batches([batch]) for batch in job.to_arrow_batches())
         return {"seconds": seconds, "rows": rows, "peak_rss_mb": peak, **_compare(settings, again)}
 
@@ -136,7 +138,7 @@ def _stock(settings: PostgresSettings, stream: bool) -> dict[str, float]:
         registry: Any = stock.registry
         registry.write_engine.dispose()
         registry.read_engine.dispose()
-    return {"seconds": seconds, "rows": frame.num_rows, "peak_rss_mb": _peak(), **_compare(settings, [frame])}
+    return {"seconds": seconds, "rows": frame.num_rows, "peak_rss_mb": peak_mb(), **_compare(settings, [frame])}
 
 
 def _scan(settings: PostgresSettings, stream: bool) -> dict[str, float]:
@@ -146,7 +148,7 @@ def _scan(settings: PostgresSettings, stream: bool) -> dict[str, float]:
         rows = (
             sum(batch.num_rows for batch in cursor.fetch_record_batch()) if stream else len(cursor.fetch_arrow_table())
         )
-    return {"seconds": time.monotonic() - started, "rows": rows, "peak_rss_mb": _peak()}
+    return {"seconds": time.monotonic() - started, "rows": rows, "peak_rss_mb": peak_mb()}
 
 
 def _compare(settings: PostgresSettings, frames: Any) -> dict[str, float]:
@@ -212,12 +214,6 @@ def _apart(
     """Run one side in a new process, which shares no memory with this one."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(side, (settings, stream))
-
-
-def _peak() -> float:
-    # Not getrusage: its maximum is inherited from the process that started this one.
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024  # type: ignore[index]
 
 
 def _median(runs: list[dict[str, float]]) -> dict[str, float]:

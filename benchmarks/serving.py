@@ -261,7 +261,8 @@ def _soak(server: Server, keys: Keys, requests: int) -> dict[str, float]:
     asyncio.run(_ask(server.port, keys, clients=CLIENTS, requests=requests // 5, limit=_SOAK_SECONDS / 5))
     early = server.rss_mb()
     times, _ = asyncio.run(_ask(server.port, keys, clients=CLIENTS, requests=requests * 4 // 5, limit=_SOAK_SECONDS))
-    return {"soak_requests": len(times), "soak_early_rss_mb": early, "rss_mb": server.rss_mb()}
+    late = server.rss_mb()
+    return {"soak_requests": len(times), "soak_growth_mb": late - early, "rss_mb": late}
 
 
 def _address(settings: PostgresSettings) -> dict[str, str]:

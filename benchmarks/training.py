@@ -76,6 +76,8 @@ def main() -> int:
     whole, one, two, streamed = trained.values()
     result = {
         "frame_to_bundle_seconds": round(whole.seconds, 1),
+        "rows_per_second": round(one.rows_per_second),
+        "usual_rows_per_second": round(usual.rows_per_second),
         "times_faster_than_dataloader": round(one.rows_per_second / usual.rows_per_second, 2),
         "two_processes_over_one": round(two.rows_per_second / one.rows_per_second, 2),
         "growth_over_epochs_mb": round(one.last_epoch_mb - one.first_epoch_mb),

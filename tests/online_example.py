@@ -135,3 +135,8 @@ def read(store: FeatureStore, features: Any, rows: list[dict[str, Any]]) -> dict
 
 def _proto(value: Any, type_: ValueType) -> Value:
     return Value() if value is None else python_values_to_proto_values([value], type_)[0]
+
+
+def first_key(applied: Any) -> EntityKey:
+    """That of store 1, as Feast gives it to an online store, of a view as it was applied."""
+    return EntityKey(join_keys=[applied.entity_columns[0].name], entity_values=[Value(int64_val=1)])

@@ -1,11 +1,8 @@
-"""What is written is what is read, newest first, by many at once, through lost connections and changed schemas."""
+"""What is written is what is read, newest first, through changed schemas."""
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -16,7 +13,6 @@ import pytest
 from feast import FeatureService, FeatureStore, Field, OnDemandFeatureView
 from feast.on_demand_feature_view import on_demand_feature_view
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
 from feast.types import Array, Bool, FeastType, Float64, Int64, String
 from online_example import (
@@ -27,6 +23,7 @@ from online_example import (
     SERVICE,
     TYPES,
     example_store,
+    first_key,
     read,
     sizes,
     store_entity,
@@ -35,9 +32,8 @@ from online_example import (
     write_rows,
 )
 
-from feature_repo import embedded_postgres, online_postgres
 from feature_repo.database import PostgresSettings
-from feature_repo.online_postgres import APPLICATION, ChangedDefinitionError, OnlineStoreUnavailableError
+from feature_repo.online_postgres import ChangedDefinitionError
 from feature_repo.online_reader import OnlineReader
 from feature_repo.store import open_store
 
@@ -50,12 +46,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an exp
 def store(database: PostgresSettings) -> Iterator[FeatureStore]:
     with example_store(database) as store:
         yield store
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No time is spent waiting between attempts."""
-    monkeypatch.setattr(online_postgres, "FIRST_DELAY", 0.01)
 
 
 def test_every_type_comes_back_as_it_was_and_nothing_as_none(store: FeatureStore) -> None:
@@ -231,7 +221,7 @@ def test_who_still_knows_a_feature_by_another_type_is_told_so(
     applied = store.get_feature_view("per_store")
     reader = OnlineReader(store, "sizes")
     online_store: Any = store._get_provider().online_store
-    written = (_key(applied), {"size": Value()}, NOON, None)
+    written = (first_key(applied), {"size": Value()}, NOON, None)
     with open_store(database) as other:
         other.apply([view("per_store", {"size": Bool}, [store_entity])])
         write(other, view("per_store", {"size": Bool}, [store_entity]), {(1,): {"size": True}})
@@ -292,88 +282,3 @@ def test_long_names_stay_apart(store: FeatureStore) -> None:
     found = [read(store, [f"{each.name}:size"], [{"store": 1}])["size"] for each in views]
 
     assert found == [[0], [1]]
-
-
-def test_writers_and_readers_at_once_end_with_the_newest(store: FeatureStore) -> None:
-    keys = range(200)
-    stop = threading.Event()
-    seen: list[set[int | None]] = []
-
-    def watch() -> None:
-        while not stop.is_set():
-            seen.append(set(sizes(store, *keys)))
-
-    reader = threading.Thread(target=watch)
-    reader.start()
-    with ThreadPoolExecutor(8) as pool:
-        for done in [
-            pool.submit(write, store, PER_STORE, {(key,): {"size": n} for key in keys}, event=NOON + n * HOUR)
-            for n in range(16)
-        ]:
-            done.result()
-    stop.set()
-    reader.join()
-
-    assert set(sizes(store, *keys)) == {15}
-    assert all(len(values) == 1 for values in seen), "a reader saw half a batch"
-
-
-@pytest.mark.usefixtures("quick")
-def test_lost_connections_are_made_again(store: FeatureStore, database: PostgresSettings) -> None:
-    write(store, PER_STORE, {(1,): {"size": 5}})
-
-    for use in (lambda: sizes(store, 1), lambda: write(store, PER_STORE, {(2,): {"size": 6}})):
-        with psycopg.connect(database.url, autocommit=True) as connection:
-            ended = connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-                f"WHERE datname = current_database() AND application_name = '{APPLICATION}'"
-            ).fetchall()
-            assert ended
-        use()
-
-    assert sizes(store, 1, 2) == [5, 6]
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_stopped_server_gives_one_clear_error_and_is_used_again_after(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
-    root = tmp_path / "postgres"
-    server = PostgresSettings.embedded(root)
-    with example_store(server, pool_timeout=0.3) as store:
-        write(store, PER_STORE, {(1,): {"size": 5}})
-        applied = store.get_feature_view("per_store")
-        online_store: Any = store._get_provider().online_store
-        read_size: Callable[[], list[int]] = lambda: [  # noqa: E731
-            row[1]["size"].int64_val for row in online_store.online_read(store.config, applied, [_key(applied)])
-        ]
-        assert read_size() == [5]
-        embedded_postgres.stop(root)
-
-        with pytest.raises(OnlineStoreUnavailableError) as error:
-            read_size()
-
-        assert f"{server.host}:5432/forecast did not answer in 3 attempts" in str(error.value)
-        assert "check that PostgreSQL runs" in str(error.value)
-        PostgresSettings.embedded(root)
-        assert read_size() == [5]
-    embedded_postgres.stop(root)
-
-
-def test_the_pool_is_bounded(database: PostgresSettings) -> None:
-    with (
-        example_store(database, max_conn=2) as store,
-        psycopg.connect(database.url) as connection,
-        ThreadPoolExecutor(12) as pool,
-    ):
-        for done in [pool.submit(sizes, store, n) for n in range(60)]:
-            done.result()
-        counted = connection.execute(
-            f"SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
-            f"AND application_name = '{APPLICATION}'"
-        ).fetchone()
-    assert counted is not None
-    assert 1 <= counted[0] <= 2
-
-
-def _key(applied: Any) -> Any:
-    return EntityKey(join_keys=[applied.entity_columns[0].name], entity_values=[Value(int64_val=1)])

@@ -24,7 +24,7 @@ from trainer.errors import BundleError
 from trainer.forecaster import Forecaster
 from trainer.inputs import Encoder
 from trainer.model import build_model, config_from_dict, config_to_dict
-from trainer.training import Fitted
+from trainer.outcome import Fitted
 
 MODEL_FILE = "best_model.pt"
 SIDECAR_FILE = "bundle.json"

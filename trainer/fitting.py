@@ -7,10 +7,11 @@ import torch
 from trainer.dataset import Rows
 from trainer.errors import OutOfDeviceMemoryError
 from trainer.model import ModelConfig
+from trainer.outcome import EpochReport, Fitted
 from trainer.recovery import Adjustments, DivergenceFoundError
 from trainer.sampling import Batches
 from trainer.spec import TrainSpec
-from trainer.training import EpochReport, Fitted, Surroundings, Training
+from trainer.training import Surroundings, Training
 
 
 def fit(

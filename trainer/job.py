@@ -19,6 +19,7 @@ from trainer.forecaster import Forecaster
 from trainer.frame import week_span
 from trainer.loading import Prepared, agreed_manifest, choose_loading, prepare
 from trainer.model import model_config
+from trainer.outcome import EpochReport, Fitted
 from trainer.plots import write_plots
 from trainer.quantiles import QUANTILES
 from trainer.recovery import adjustments_together
@@ -26,7 +27,7 @@ from trainer.report import Report
 from trainer.signals import stop_on_signal
 from trainer.sources import provide_frame
 from trainer.spec import TrainSpec
-from trainer.training import EpochReport, Fitted, OnStep, Surroundings
+from trainer.training import OnStep, Surroundings
 
 # What differs between two runs of the same training does not belong in a bundle that is known by its hash.
 _PLACES = ("frame_path", "model_output_dir", "feast_repo_path")

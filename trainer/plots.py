@@ -12,9 +12,9 @@ import pyarrow as pa
 
 from trainer.frame import floats
 from trainer.level import Floats
+from trainer.outcome import EpochReport
 from trainer.quantiles import MEDIAN
 from trainer.spec import TrainSpec
-from trainer.training import EpochReport
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

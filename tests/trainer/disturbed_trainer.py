@@ -1,4 +1,7 @@
-"""The trainer and, after given steps, signals to it, each once: `--disturb RANK:STEP:SIGNAL:self` (or `parent`)."""
+"""The trainer, disturbed after given steps, each time once.
+
+`--disturb RANK:STEP:SIGNAL:self` (or `parent`) sends a signal; `--disturb RANK:STEP:OOM:self` finds the device full.
+"""
 
 import argparse
 import os
@@ -6,6 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from trainer.entry import train
@@ -24,6 +28,8 @@ def main() -> int:
             done = arguments.spec.with_name(f"done-{each}")
             if (os.environ["RANK"], str(step)) == (rank, at) and not done.exists():
                 done.touch()
+                if name == "OOM":
+                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
                 os.kill(os.getpid() if who == "self" else os.getppid(), getattr(signal, name))
 
     return train(lambda: TrainSpec.load(arguments.spec), on_step)

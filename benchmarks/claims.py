@@ -1,0 +1,245 @@
+"""What each benchmark has to show: its figures, the bounds that they are held to, and what they are compared with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A number of a benchmark's JSON object, by its path (``fold.model.wmae``)."""
+
+    path: str
+    text: str
+    unit: str = "s"
+
+    def of(self, figures: Mapping[str, Any]) -> float | None:
+        """Its value; None where the benchmark was run without this part."""
+        value: Any = figures
+        for name in self.path.split("."):
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return None if value is None else float(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """A figure, with what it is held to.
+
+    Attributes:
+        bound: the most, or where ``more_is_better`` the least, that it may be.
+        beside: the same of the alternative that was measured in the same run.
+    """
+
+    figure: Figure
+    bound: float | None = None
+    more_is_better: bool = False
+    beside: Figure | None = None
+
+    def ratio(self, figures: Mapping[str, Any]) -> float | None:
+        """How many times better than the alternative."""
+        ours, other = self.figure.of(figures), self.beside.of(figures) if self.beside else None
+        if not ours or not other:
+            return None
+        return ours / other if self.more_is_better else other / ours
+
+    def holds(self, figures: Mapping[str, Any]) -> bool | None:
+        """Whether the figure is within its bound; None where it has none, or was not measured."""
+        value = self.figure.of(figures)
+        if value is None or self.bound is None:
+            return None
+        return value >= self.bound if self.more_is_better else value <= self.bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Benchmark:
+    """A benchmark as it is run: ``python -m benchmarks.MODULE ARGUMENTS``.
+
+    Attributes:
+        quick: the arguments of its quick form, if it has one, of which the ratios are watched.
+    """
+
+    module: str
+    claims: tuple[Claim, ...]
+    arguments: tuple[str, ...] = ()
+    quick: tuple[str, ...] | None = None
+
+
+def _claim(
+    path: str,
+    text: str,
+    unit: str = "s",
+    bound: float | None = None,
+    *,
+    beside: tuple[str, str] | None = None,
+    more_is_better: bool = False,
+) -> Claim:
+    return Claim(
+        figure=Figure(path, text, unit),
+        bound=bound,
+        more_is_better=more_is_better,
+        beside=Figure(beside[0], beside[1], unit) if beside else None,
+    )
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "pipeline": Benchmark(
+        module="pipeline",
+        claims=(
+            _claim("code_location_seconds", "the code location loads", bound=3),
+            _claim("whole_graph_seconds", "the whole graph in a new folder, training included", bound=120),
+            _claim("whole_graph_again_seconds", "the same again, nothing new"),
+            _claim("largest_process_mb", "largest process", "MB", 2_000),
+        ),
+    ),
+    "ingest": Benchmark(
+        module="ingest",
+        claims=(
+            _claim(
+                "seconds",
+                "CSV files to both tables, validated and indexed",
+                bound=5,
+                beside=("pandas_seconds", "the usual pandas script, nothing validated"),
+            ),
+            _claim("one_week_seconds", "one more week onto the full tables", bound=1.5),
+            _claim("peak_rss_mb", "memory", "MB"),
+        ),
+    ),
+    "frame": Benchmark(
+        module="frame",
+        quick=("--size", "0.2", "--repeat", "3"),
+        claims=(
+            _claim(
+                "seconds",
+                "CSV files to training frame, tables published on the way",
+                beside=("duckdb_seconds", "a DuckDB script, nothing validated or kept"),
+            ),
+            _claim("different_values", "values that differ from the script's", "", 0),
+            _claim("peak_rss_mb", "memory", "MB", beside=("duckdb_peak_rss_mb", "the script's")),
+        ),
+    ),
+    "retrieval": Benchmark(
+        module="retrieval",
+        claims=(
+            _claim(
+                "seconds",
+                "the training frame, point in time",
+                beside=("stock_seconds", "stock Feast on PostgreSQL"),
+            ),
+            _claim("times_of_scan", "in multiples of a bare Arrow scan of the table", "x", 5),
+            _claim("stock_ratio", "times faster than stock Feast", "x", 20, more_is_better=True),
+            _claim("wrong_rows", "wrong rows", "", 0, beside=("stock_wrong_rows", "stock Feast's")),
+            _claim("peak_rss_mb", "memory", "MB", 800),
+        ),
+    ),
+    "retrieval-10x": Benchmark(
+        module="retrieval",
+        arguments=("--rows-factor", "10", "--skip-stock", "--repeat", "1"),
+        claims=(
+            _claim("seconds", "ten times the rows, streamed"),
+            _claim("times_of_scan", "in multiples of a bare Arrow scan of the table", "x"),
+            _claim("wrong_rows", "wrong rows", "", 0),
+            _claim("peak_rss_mb", "memory", "MB", 1_200),
+        ),
+    ),
+    "online": Benchmark(
+        module="online",
+        quick=("--size", "0.2"),
+        claims=tuple(
+            _claim(path, text, "ms", bound, beside=(f"stock_{path}", "stock Feast, pandas transformations"))
+            for path, text, bound in (
+                ("one_key_p50_ms", "one key, median", 4),
+                ("one_key_p99_ms", "one key, 99th percentile", 12),
+                ("hundred_keys_ms", "100 keys", 15),
+                ("all_series_ms", "all series", 400),
+            )
+        ),
+    ),
+    "materialize": Benchmark(
+        module="materialize",
+        claims=(
+            _claim("seconds", "stored features of all series", bound=4, beside=("stock_seconds", "stock Feast")),
+            _claim("all_views_seconds", "on-demand features and windows included"),
+            _claim("incremental_seconds", "the same from the last time on"),
+            _claim("peak_rss_mb", "memory", "MB", beside=("stock_peak_rss_mb", "stock Feast")),
+        ),
+    ),
+    "training": Benchmark(
+        module="training",
+        quick=("--size", "0.1"),
+        claims=(
+            _claim("frame_to_bundle_seconds", "from frame to bundle, two cores", bound=60),
+            _claim(
+                "rows_per_second",
+                "rows a second, one core",
+                "rows/s",
+                more_is_better=True,
+                beside=("usual_rows_per_second", "DataLoader(TensorDataset, shuffle=True), same model"),
+            ),
+            _claim("times_faster_than_dataloader", "times the usual loop", "x", 5, more_is_better=True),
+            _claim(
+                "times_of_bare_steps", "rows a second of the bare steps, in memory, reached", "x", more_is_better=True
+            ),
+            _claim("two_processes_over_one", "two processes on a core each, over one", "x", more_is_better=True),
+            _claim("growth_over_epochs_mb", "memory from the first epoch to the last", "MB", 50),
+            _claim("wmae", "WMAE", "$", beside=("usual_loop_wmae", "the usual loop")),
+        ),
+    ),
+    "accuracy": Benchmark(
+        module="accuracy",
+        claims=tuple(
+            claim
+            for fold in ("Nov-Jan", "spring")
+            for claim in (
+                _claim(
+                    f"{fold}.our MLP.wmae",
+                    f"WMAE, {fold}, sample data",
+                    "$",
+                    beside=(f"{fold}.LightGBM L1, ext.wmae", "LightGBM"),
+                ),
+                _claim(f"{fold}.our MLP.coverage", f"in the 80 % interval, {fold}", ""),
+            )
+        ),
+    ),
+    "trainjob": Benchmark(
+        module="trainjob",
+        claims=(
+            _claim("first_step_seconds", "from the call to a rank's first line", bound=8),
+            _claim("overhead_percent", "on top of a 60 s job", "%", 2),
+            _claim("messages_per_second", "messages followed", "1/s", more_is_better=True),
+            _claim("adoption_seconds", "adopting a running job", bound=5),
+        ),
+    ),
+    "serving": Benchmark(
+        module="serving",
+        claims=(
+            _claim(
+                "one_p50_ms", "one series, median", "ms", 6, beside=("obvious_one_p50_ms", "FastAPI on stock Feast")
+            ),
+            _claim("one_p99_ms", "99th percentile", "ms", 20, beside=("obvious_one_p99_ms", "the same")),
+            _claim(
+                "requests_per_second",
+                "16 clients",
+                "1/s",
+                400,
+                more_is_better=True,
+                beside=("obvious_requests_per_second", "the same"),
+            ),
+            _claim("many_p99_ms", "their 99th percentile", "ms", 80, beside=("obvious_many_p99_ms", "the same")),
+            _claim("all_series_ms", "all series at once", "ms", 600, beside=("obvious_all_series_ms", "the same")),
+            _claim("features_ms", "of one request: features", "ms", beside=("obvious_features_ms", "the same")),
+            _claim("model_ms", "of one request: model", "ms", beside=("obvious_model_ms", "the same")),
+            _claim("cold_start_seconds", "cold start to ready", bound=8),
+            _claim("soak_growth_mb", "memory over 50,000 requests", "MB", 20),
+        ),
+    ),
+    "drop-to-forecast": Benchmark(
+        module="drop_to_forecast",
+        claims=(
+            _claim("drop_to_ingestion_seconds", "a new week's drop is noticed", bound=30),
+            _claim("drop_to_forecasts_seconds", "and its forecasts are there", bound=90),
+            _claim("drop_to_forecasts_by_a_new_model_seconds", "and those of a model retrained on it"),
+            _claim("runs_for_the_same_files_again", "runs for the same files again", "", 0),
+            _claim("broken_file_to_refusal_seconds", "a broken file is refused"),
+        ),
+    ),
+}

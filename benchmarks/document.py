@@ -1,0 +1,133 @@
+"""The figures of ``benchmarks/results/latest.json`` as ``docs/benchmarks.md``, its picture, and the README's table."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims import BENCHMARKS, Claim
+
+_ROOT = Path(__file__).parent.parent
+DOCUMENT = _ROOT / "docs" / "benchmarks.md"
+PICTURE = _ROOT / "docs" / "images" / "benchmarks.png"
+README = _ROOT / "README.md"
+BEGIN, END = "<!-- benchmarks: written by make bench -->", "<!-- end of benchmarks -->"
+
+# What the README shows: benchmark and figure.
+_SHOWN = (
+    ("pipeline", "code_location_seconds"),
+    ("pipeline", "whole_graph_seconds"),
+    ("pipeline", "whole_graph_again_seconds"),
+    ("drop-to-forecast", "drop_to_forecasts_seconds"),
+    ("ingest", "seconds"),
+    ("ingest", "one_week_seconds"),
+    ("retrieval", "seconds"),
+    ("retrieval", "times_of_scan"),
+    ("frame", "seconds"),
+    ("materialize", "seconds"),
+    ("online", "one_key_p50_ms"),
+    ("online", "all_series_ms"),
+    ("training", "frame_to_bundle_seconds"),
+    ("serving", "one_p50_ms"),
+    ("serving", "requests_per_second"),
+)
+
+Results = Mapping[str, Mapping[str, Any]]
+
+
+def write_documents(results: Results) -> None:
+    """Write all three."""
+    DOCUMENT.write_text(document(results))
+    README.write_text(with_summary(README.read_text(), results))
+    _draw(results)
+
+
+def with_summary(readme: str, results: Results) -> str:
+    """The README with the table of these results."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"the README lacks the lines {BEGIN} and {END}")
+    return f"{before}{begin}\n{_summary(results)}{end}{after}"
+
+
+def document(results: Results) -> str:
+    """``docs/benchmarks.md``."""
+    parts = [
+        "# Benchmarks\n\n"
+        "Written by `make bench` from `benchmarks/results/latest.json`; nothing here is typed by hand. Each benchmark "
+        "measures ours and what one would otherwise use in one run; a ratio says how many times better ours is. Bounds "
+        "are the project's own; a figure that misses its bound says so.\n\n"
+        "![How many times better than the alternative](images/benchmarks.png)\n"
+    ]
+    for name, result in results.items():
+        benchmark, figures = BENCHMARKS[name], result["figures"]
+        title = (import_module(f"benchmarks.{benchmark.module}").__doc__ or "").split("\n\n")[0].partition(": ``")[0]
+        machine = result["machine"]
+        versions = ", ".join(f"{key} {value}" for key, value in machine.items() if key not in {"cores", "memory_gb"})
+        parts.append(
+            f"\n## {name}\n\n{' '.join(title.split()).rstrip('.')}. `{result['command'].removeprefix('-m ')}`, "
+            f"measured on {result['measured']}: {machine['cores']} cores, {machine['memory_gb']} GB; {versions}.\n\n"
+            "| | measured | bound | beside it | ratio |\n|---|---:|---:|---|---:|\n"
+            + "".join(_row(claim, figures) for claim in benchmark.claims if claim.figure.of(figures) is not None)
+        )
+    return "".join(parts)
+
+
+def _row(claim: Claim, figures: Mapping[str, Any]) -> str:
+    value, bound, missed = claim.figure.of(figures), "", ""
+    assert value is not None  # noqa: S101 - as chosen
+    if claim.bound is not None:
+        bound = f"{'≥' if claim.more_is_better else '≤'} {_number(claim.bound, claim.figure.unit)}"
+        missed = "" if claim.holds(figures) else " **missed**"
+    beside, ratio = "", ""
+    if claim.beside and (other := claim.beside.of(figures)) is not None:
+        beside = f"{claim.beside.text}: {_number(other, claim.figure.unit)}"
+        times = claim.ratio(figures)
+        ratio = f"{times:.2g}" if times is not None and times < 10 else f"{times:,.0f}" if times else ""
+    return f"| {claim.figure.text} | {_number(value, claim.figure.unit)}{missed} | {bound} | {beside} | {ratio} |\n"
+
+
+def _summary(results: Results) -> str:
+    rows = ["| | measured | beside it |\n|---|---:|---|\n"]
+    for name, path in _SHOWN:
+        figures = results.get(name, {}).get("figures", {})
+        claim = next(each for each in BENCHMARKS[name].claims if each.figure.path == path)
+        value = claim.figure.of(figures)
+        if value is None:
+            continue
+        beside = ""
+        if claim.beside and (other := claim.beside.of(figures)) is not None:
+            beside = f"{claim.beside.text}: {_number(other, claim.figure.unit)}"
+        rows.append(f"| {claim.figure.text} (`{name}`) | {_number(value, claim.figure.unit)} | {beside} |\n")
+    return "".join(rows)
+
+
+def _number(value: float, unit: str) -> str:
+    digits = 0 if value >= 100 or value == int(value) else 1 if value >= 10 else 2
+    return f"{value:,.{digits}f} {unit}".strip()
+
+
+def _draw(results: Results) -> None:
+    """How many times better than its alternative each figure is, on a logarithmic scale."""
+    from matplotlib.figure import Figure as Drawing
+
+    bars = [
+        (f"{name}: {claim.figure.text}", claim.ratio(result["figures"]))
+        for name, result in results.items()
+        for claim in BENCHMARKS[name].claims
+        if claim.figure.unit not in {"MB", ""}
+    ]
+    shown = [(text, ratio) for text, ratio in bars if ratio is not None][::-1]
+    drawing = Drawing(figsize=(9, 0.28 * len(shown) + 0.8), layout="constrained")
+    axes = drawing.add_subplot()
+    axes.barh([text for text, _ in shown], [ratio for _, ratio in shown], left=0, color="#4c72b0")
+    for position, (_, ratio) in enumerate(shown):
+        axes.text(ratio, position, f" {ratio:.2g}", va="center", fontsize=8)
+    axes.set_xscale("log")
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_xlabel("times better than the alternative")
+    axes.tick_params(labelsize=8)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    drawing.savefig(PICTURE, dpi=110)
