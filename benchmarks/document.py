@@ -63,15 +63,18 @@ def document(results: Results) -> str:
     for name, result in results.items():
         benchmark, figures = BENCHMARKS[name], result["figures"]
         title = (import_module(f"benchmarks.{benchmark.module}").__doc__ or "").split("\n\n")[0].partition(": ``")[0]
-        machine = result["machine"]
-        versions = ", ".join(f"{key} {value}" for key, value in machine.items() if key not in {"cores", "memory_gb"})
         parts.append(
             f"\n## {name}\n\n{' '.join(title.split()).rstrip('.')}. `{result['command'].removeprefix('-m ')}`, "
-            f"measured on {result['measured']}: {machine['cores']} cores, {machine['memory_gb']} GB; {versions}.\n\n"
+            f"measured on {result['measured']} on {_machine(result['machine'])}.\n\n"
             "| | measured | bound | beside it | ratio |\n|---|---:|---:|---|---:|\n"
             + "".join(_row(claim, figures) for claim in benchmark.claims if claim.figure.of(figures) is not None)
         )
     return "".join(parts)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {value}" for name, value in machine.items() if name not in {"cores", "memory_gb"})
+    return f"{machine['cores']} cores and {machine['memory_gb']} GB without a GPU ({versions})"
 
 
 def _row(claim: Claim, figures: Mapping[str, Any]) -> str:
@@ -121,10 +124,11 @@ def _draw(results: Results) -> None:
     shown = [(text, ratio) for text, ratio in bars if ratio is not None][::-1]
     drawing = Drawing(figsize=(9, 0.28 * len(shown) + 0.8), layout="constrained")
     axes = drawing.add_subplot()
-    axes.barh([text for text, _ in shown], [ratio for _, ratio in shown], left=0, color="#4c72b0")
+    axes.barh([text for text, _ in shown], [ratio - 1 for _, ratio in shown], left=1, color="#4c72b0")
     for position, (_, ratio) in enumerate(shown):
-        axes.text(ratio, position, f" {ratio:.2g}", va="center", fontsize=8)
+        axes.text(max(ratio, 1), position, f" {ratio:.2g}", va="center", fontsize=8)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(1, color="black", linewidth=0.8)
     axes.set_xlabel("times better than the alternative")
     axes.tick_params(labelsize=8)

@@ -1,6 +1,7 @@
 """The application: what each process of the service runs."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -38,6 +39,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         torch.set_num_threads(1)
         # Before the first request is let in: where there are several workers, the others can answer until then.
         await keeper.look()
+        # What is loaded by now stays: looking through it for garbage again and again would stop requests.
+        gc.collect()
+        gc.freeze()
         following = asyncio.create_task(keeper.run())
         yield
         following.cancel()

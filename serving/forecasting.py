@@ -31,6 +31,7 @@ BLOCK_ROWS = 64
 QUANTILES = ("p10", "p50", "p90")
 _SERIES_VIEW = "sales_history_features"
 _OF_SERIES = tuple(view.name for view in VIEWS if view.keys == ENTITY_KEYS)
+_NEVER_MISSING = tuple(feature.name for view in VIEWS for feature in view.features if not feature.nullable)
 
 
 class Status(enum.StrEnum):
@@ -71,7 +72,8 @@ def forecast(model: Forecaster, features: OnlineFeatures) -> Forecasts:
     """Forecast the series whose features were read, each for the week that its features are of.
 
     A series is unknown where one of the feature views lacks it. Where its views are of different weeks, as between two
-    writes of a materialization, they are not put together: it is being renewed.
+    writes of a materialization, they are not put together: it is being renewed. So it is where a feature is missing
+    that never is, as between a change of its definition and the next materialization.
     """
     weeks = features.event_times[_SERIES_VIEW]
     known = np.ones(features.table.num_rows, dtype=np.bool_)
@@ -80,6 +82,9 @@ def forecast(model: Forecaster, features: OnlineFeatures) -> Forecasts:
         known &= _mask(times.is_valid())
         if view in _OF_SERIES:
             whole &= _mask(pc.fill_null(pc.equal(times, weeks), False))
+    for name in set(_NEVER_MISSING) & set(features.table.column_names):
+        if features.table[name].null_count:
+            whole &= _mask(features.table[name].is_valid())
     usable = known & whole
     quantiles = np.full((len(usable), len(QUANTILES)), np.nan)
     if usable.any():

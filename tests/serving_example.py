@@ -6,8 +6,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -66,8 +68,8 @@ class Installation:
 
 
 @contextmanager
-def installed(drop: Path) -> Iterator[Installation]:
-    """Features of the coming week in the online store, and bundles ``first`` (serving), ``second``, ``sequence``."""
+def installed(drop: Path, **bundles: dict[str, Any]) -> Iterator[Installation]:
+    """Features of the coming week in the online store, and bundles with fields of their specs; the first one serves."""
     with tempfile.TemporaryDirectory(prefix="serving tests ") as name:
         data = Path(name).resolve()
         data.chmod(0o755)
@@ -84,10 +86,9 @@ def installed(drop: Path) -> Iterator[Installation]:
                 labelled = f"SELECT store, dept, {TIMESTAMP} FROM sales_features WHERE {LABEL} IS NOT NULL"
                 frame = store.get_historical_features(labelled, demand_forecasting_service).to_arrow()
             publish_frame(frame, data / "frame")
-            for seed, bundle in enumerate(("first", "second")):
-                train(installation, bundle, seed=seed)
-            train(installation, "sequence", model_type="tft")
-            installation.models.promote(installation.models.bundle("first"))
+            for bundle, spec in bundles.items():
+                train(installation, bundle, **spec)
+            installation.models.promote(installation.models.bundle(next(iter(bundles))))
             yield installation
         finally:
             embedded_postgres.stop(data / "postgres")
@@ -170,3 +171,31 @@ def forecasts_of(installation: Installation) -> dict[tuple[int, int], tuple[Any,
             "SELECT store, dept, p10, forecast, p90, model_version, week::text FROM weekly_forecasts"
         ).fetchall()
     return {(store, dept): tuple(rest) for store, dept, *rest in rows}
+
+
+def ask(service: Service, body: Any, **query: Any) -> httpx.Response:
+    """What ``/predict`` answers."""
+    return service.client.post("/predict", json=body, params=query)
+
+
+@contextmanager
+def load(service: Service, keys: list[dict[str, int]], *, clients: int = 4) -> Iterator[list[httpx.Response]]:
+    """Requests one after the other from several clients, until the block ends; the answers so far."""
+    answers: list[httpx.Response] = []
+    stop = threading.Event()
+
+    def client(number: int) -> None:
+        with httpx.Client(base_url=service.client.base_url, timeout=60) as client:
+            turn = number
+            while not stop.is_set():
+                answers.append(client.post("/predict", json=keys[turn % len(keys)]))
+                turn += 1
+
+    with ThreadPoolExecutor(clients) as pool:
+        done = [pool.submit(client, number) for number in range(clients)]
+        try:
+            yield answers
+        finally:
+            stop.set()
+    for each in done:
+        each.result()  # a connection that was lost

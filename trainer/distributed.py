@@ -174,5 +174,6 @@ def _check_sum(group: dist.ProcessGroup | None, device: torch.device) -> None:
 
 
 def _is_collective(error: RuntimeError) -> bool:
-    text = str(error)
-    return isinstance(error, dist.DistError) or any(name in text for name in ("gloo", "NCCL", "all-reduce check"))
+    # gloo says some things without its name: of a process that does not answer in time, and of a closed connection.
+    said = ("gloo", "NCCL", "all-reduce check", "Application timeout", "onnection closed by peer", "onnection reset by")
+    return isinstance(error, dist.DistError) or any(each in str(error) for each in said)

@@ -53,7 +53,8 @@ def fit(
         except RuntimeError as error:
             if world.size > 1 and Adjustments.load(file).memory_splits > adjustments.memory_splits:
                 raise OutOfDeviceMemoryError(
-                    "the device of another process has too little memory; it said so"
+                    "the device of another process has too little memory; a batch is computed in twice as many parts "
+                    "when all processes are started again"
                 ) from error
             raise
         recovering = True
