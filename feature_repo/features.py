@@ -10,6 +10,7 @@ ENTITY_KEYS = ("store", "dept")
 TIMESTAMP = "event_timestamp"
 LABEL = "weekly_sales"
 WINDOW_WEEKS = 52
+TAGS = {"domain": "demand", "cadence": "weekly"}
 
 TRAINING_SERVICE = "demand_forecasting_service"
 INFERENCE_SERVICE = "demand_forecasting_inference"

@@ -9,6 +9,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.features import TAGS
 from forecast_assets.accuracy import last_weeks, parts_by, score, score_by_scope, score_naive
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.automation import ANY_UPDATE
@@ -41,6 +42,7 @@ _WORST = 10
     group_name="serving",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["sales_features", "weekly_forecasts"],
     pool=SERVING_POOL,
     check_specs=[

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from feature_repo.features import TIMESTAMP
+from feature_repo.features import TAGS, TIMESTAMP
 from forecast_assets.accuracy import parts_by
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.backtest import MODEL, NAIVE, origins, replay, wmae
@@ -33,6 +33,7 @@ class BacktestConfig(TrainingConfig):
     group_name="serving",
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
+    tags=TAGS,
     pool=TRAINING_POOL,
     deps=["training_frame"],
     description="Rolling-origin evaluation: for each of some past weeks a model is trained on the frame up to then and "

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, LABEL
+from feature_repo.features import ENTITY_KEYS, LABEL, TAGS
 from forecast_assets.accuracy import score
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.horizon import coming_week_features
@@ -30,6 +30,7 @@ _DECISIONS_SHOWN = 10
     group_name="model",
     kinds={"pytorch"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["candidate_model", "training_frame"],
     pool=TRAINING_POOL,
     description="The model that serves. A candidate takes its place only if it beats the naive forecasts, is "

@@ -7,7 +7,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import LABEL, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP
+from feature_repo.features import LABEL, SALES_HISTORY, STORE_EXTERNAL, TAGS, TIMESTAMP
 from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
 from forecast_assets.ingest.drop import Drop
 from forecast_assets.ingest.feature_tables import (
@@ -28,6 +28,7 @@ _DESCRIPTIONS = {feature.name: feature.description for feature in (*SALES_HISTOR
     group_name="features",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    tags=TAGS,
     pool=TABLES_POOL,
     deps=["train_csv", "features_csv"],
     description="One row per store, department and week, and one for each live series' coming week with the sales "
@@ -48,6 +49,7 @@ def sales_features(
     group_name="features",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    tags=TAGS,
     pool=TABLES_POOL,
     deps=["features_csv", "stores_csv"],
     description="One row per store and week: weather, prices, promotions and the store's own attributes.",
@@ -66,6 +68,7 @@ def store_features(
     group_name="features",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    tags=TAGS,
     pool=TABLES_POOL,
     deps=["train_csv"],
     description="One row per series with all its weekly sales in one array, NaN for a week without a row. The 52 weeks "

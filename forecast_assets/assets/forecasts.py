@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, TIMESTAMP, VIEWS
+from feature_repo.features import ENTITY_KEYS, TAGS, TIMESTAMP, VIEWS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
 from forecast_assets.lineage import column_lineage, columns_of
@@ -42,6 +42,7 @@ _DESCRIPTIONS = {"week": "The coming week", "model_version": "The champion's has
     group_name="serving",
     kinds={"postgres", "parquet"},
     owners=OWNERS,
+    tags=TAGS,
     pool=SERVING_POOL,
     deps=["online_features", "champion_model"],
     description="The champion's forecast, in dollars, of each live store and department for the coming week: the "

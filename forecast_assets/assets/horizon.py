@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
+from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.horizon import forecast_ahead
 from forecast_assets.ingest.feature_tables import train_end
@@ -27,6 +28,7 @@ class HorizonConfig(dg.Config):
     group_name="serving",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["sales_features", "store_features", "champion_model"],
     pool=SERVING_POOL,
     description="The champion's forecast of each live series for several weeks, each building on those before it; the "

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.frame_checks import leaks
 from forecast_assets.metadata import embedded_picture, markdown_table
@@ -19,6 +20,7 @@ from forecast_assets.training_run import TrainingConfig, bundle_name, train_bund
     group_name="model",
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["training_frame"],
     pool=TRAINING_POOL,
     description="A model trained on the present frame by a TrainJob (torchrun, DDP). It does not serve. The same "

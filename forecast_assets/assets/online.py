@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field
 
-from feature_repo.features import ENTITY_KEYS, VIEWS
+from feature_repo.features import ENTITY_KEYS, TAGS, VIEWS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.lineage import column_lineage, joined_sources
 from forecast_assets.metadata import feature_schema, markdown_table, seconds_since
@@ -34,6 +34,7 @@ class OnlineConfig(dg.Config):
     group_name="serving",
     kinds={"feast", "postgres"},
     owners=OWNERS,
+    tags=TAGS,
     deps=[*(view.name for view in VIEWS), "champion_model"],
     pool=SERVING_POOL,
     check_specs=[

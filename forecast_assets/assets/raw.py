@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import psycopg
 
+from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN
 from forecast_assets.ingest.drop import Drop, DropFile, RowChanges, read_drop, row_changes
@@ -32,7 +33,7 @@ Event = dg.MaterializeResult[None] | dg.AssetCheckResult
 
 @dg.multi_asset(
     specs=[
-        dg.AssetSpec(name, group_name="raw", kinds={"csv"}, owners=OWNERS, description=description)
+        dg.AssetSpec(name, group_name="raw", kinds={"csv"}, owners=OWNERS, tags=TAGS, description=description)
         for name, description in _DESCRIPTIONS.items()
     ],
     check_specs=[

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from feature_repo.features import VIEWS, View
+from feature_repo.features import TAGS, VIEWS, View
 from forecast_assets.assets.common import OWNERS
 from forecast_assets.lineage import column_lineage, view_sources
 from forecast_assets.metadata import feature_schema, markdown_table, seconds_since
@@ -20,6 +20,7 @@ def _view_spec(view: View) -> dg.AssetSpec:
         group_name="feature_store",
         kinds={"feast", "python"} if view.on_demand else {"feast", "postgres"},
         owners=OWNERS,
+        tags=TAGS,
         deps=[*view.sources, REGISTRY],
         description=f"Feature view by {', '.join(view.keys)}. {view.description}.",
         metadata={"dagster/column_schema": feature_schema(view.keys, view.features)},
@@ -33,6 +34,7 @@ def _view_spec(view: View) -> dg.AssetSpec:
             group_name="feature_store",
             kinds={"feast", "postgres"},
             owners=OWNERS,
+            tags=TAGS,
             deps=sorted({source for view in VIEWS if not view.on_demand for source in view.sources}),
             description="Entities, feature views and feature services of feature_repo/, applied to the SQL registry.",
         ),

@@ -10,7 +10,7 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TIMESTAMP, TRAINING_SERVICE
+from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TAGS, TIMESTAMP, TRAINING_SERVICE
 from forecast_assets.assets.common import OWNERS, TABLES_POOL
 from forecast_assets.lineage import column_lineage, joined_sources
 from forecast_assets.metadata import column_schema, markdown_table, seconds_since, sql
@@ -26,6 +26,7 @@ ENTITY_CHECK = "one_row_per_labelled_week"
     group_name="feature_store",
     kinds={"feast", "parquet"},
     owners=OWNERS,
+    tags=TAGS,
     deps=FRAME_VIEWS,
     pool=TABLES_POOL,
     check_specs=[
