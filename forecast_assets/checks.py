@@ -46,8 +46,9 @@ def training_frame_checks(artifacts: Artifacts) -> Iterator[dg.AssetCheckResult]
     yield _findings(LEAKAGE, leaks(frame), dg.AssetCheckSeverity.ERROR)
     yield _findings(COMPLETENESS, incomplete_weeks(frame), dg.AssetCheckSeverity.WARN)
     columns = [] if previous is None else stability(frame, previous)
-    drifted = any(column.drifted for column in columns)
-    yield _result(DRIFT, not drifted, dg.AssetCheckSeverity.WARN, {"stability": stability_table(columns)})
+    drifted = [column for column in columns if column.drifted]
+    reason = {"reason": drifted[0].sentence} if drifted else {}
+    yield _result(DRIFT, not drifted, dg.AssetCheckSeverity.WARN, {**reason, "stability": stability_table(columns)})
 
 
 def _findings(name: str, findings: list[Finding], severity: dg.AssetCheckSeverity) -> dg.AssetCheckResult:

@@ -32,6 +32,12 @@ class Stability:
     def drifted(self) -> bool:
         return self.index > self.bound
 
+    @property
+    def sentence(self) -> str:
+        """How it stands, for people."""
+        verdict = "has moved" if self.drifted else "has not moved"
+        return f"{self.column} {verdict}: population stability index {self.index:.2f}, bound {self.bound:.2f}"
+
 
 def stability(frame: pa.Table, reference: pa.Table) -> list[Stability]:
     """The stability of each numeric column of ``frame`` that ``reference`` has too, the least stable first."""

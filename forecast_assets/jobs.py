@@ -62,6 +62,6 @@ def _holds_a_new_drop(folder: Path, artifacts: Artifacts) -> bool:
     if any(len(paths) != 1 for paths in found.values()):
         return False
     try:
-        return {name: content_hash_of(*paths, name) for name, paths in found.items()} != artifacts.raw.contents()
+        return {name: content_hash_of(path, name) for name, (path,) in found.items()} != artifacts.raw.contents()
     except DropRefusedError:  # the run says why
         return True

@@ -129,9 +129,9 @@ def test_the_weekly_refresh_takes_files_in_only_if_their_content_is_new(
         repository_def=repository, resources={"landing_zone": LandingZone(path=str(landing)), "artifacts": artifacts}
     )
 
-    request = repository.get_schedule_def("weekly_refresh").evaluate_tick(context).run_requests[0]
+    (request,) = repository.get_schedule_def("weekly_refresh").evaluate_tick(context).run_requests or ()
 
-    everything = repository.get_job("full_refresh").asset_layer.executable_asset_keys
+    everything = set(repository.get_job("full_refresh").asset_layer.executable_asset_keys)
     made = set(request.asset_selection or everything)
     raw = {dg.AssetKey(name) for name in ("train_csv", "features_csv", "stores_csv")}
     assert made == (everything if new else everything - raw)

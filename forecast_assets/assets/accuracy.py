@@ -133,10 +133,12 @@ def inputs_as_in_training(artifacts: Artifacts) -> dg.AssetCheckResult:
     reference = same_season(frame, pc.max(live["week_of_year"]).as_py())
     read = [name for name in read_sidecar(champion)["inputs"] if name in reference.column_names]
     columns = stability(live.select(read), reference.select(read))
+    drifted = [column for column in columns if column.drifted]
     return _check(
         INPUTS_CHECK,
-        not any(column.drifted for column in columns),
+        not drifted,
         {
+            **({"reason": drifted[0].sentence} if drifted else {}),
             "compared": f"{live.num_rows:,} series with {reference.num_rows:,} rows of the frame",
             "stability": stability_table(columns),
             "stability_index": _drift_picture(columns, artifacts),
