@@ -40,7 +40,10 @@ class Stability:
 
 
 def stability(frame: pa.Table, reference: pa.Table) -> list[Stability]:
-    """The stability of each numeric column of ``frame`` that ``reference`` has too, the least stable first."""
+    """The stability of each numeric column of ``frame`` that ``reference`` has too, the least stable first.
+
+    ``reference`` says with its timestamps which rows are of the same week.
+    """
     columns = [
         Stability(
             name,

@@ -132,7 +132,7 @@ def inputs_as_in_training(artifacts: Artifacts) -> dg.AssetCheckResult:
     live, frame = coming_week_features(artifacts.raw.load()), artifacts.frames.load()
     reference = same_season(frame, pc.max(live["week_of_year"]).as_py())
     read = [name for name in read_sidecar(champion)["inputs"] if name in reference.column_names]
-    columns = stability(live.select(read), reference.select(read))
+    columns = stability(live.select(read), reference)
     drifted = [column for column in columns if column.drifted]
     return _check(
         INPUTS_CHECK,
