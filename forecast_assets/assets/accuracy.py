@@ -36,6 +36,18 @@ INPUTS_CHECK = "inputs_as_in_training"
 RECENT_WEEKS = 4
 COVERAGE_BOUNDS = (0.7, 0.9)
 _WORST = 10
+_DESCRIPTIONS = {
+    "scope": "all, week, store or dept",
+    "key": "Which week, store or department",
+    "rows": "Forecasts that were scored",
+    "wmae": "Mean absolute error in dollars, holiday weeks counted five times",
+    "mae": "Mean absolute error in dollars",
+    "rmse": "Root mean square error in dollars",
+    "wape": "Sum of absolute errors over sum of sales",
+    "mape": "Mean of relative errors of sales above 1,000 dollars",
+    "bias": "Sum of errors over sum of sales; above 0, too much was forecast",
+    "coverage": "Share of the sales within the 80 % interval",
+}
 
 
 @dg.asset(
@@ -89,7 +101,7 @@ def forecast_accuracy(
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": scores.num_rows,
-            "dagster/column_schema": column_schema(scores.schema),
+            "dagster/column_schema": column_schema(scores.schema, _DESCRIPTIONS),
             "dagster/table_name": f"{settings.database}.public.forecast_accuracy",
             "forecasts_scored": rows.num_rows,
             **{f"accuracy/{name}": value for name, value in overall.items() if value == value},
@@ -140,6 +152,7 @@ def inputs_as_in_training(artifacts: Artifacts) -> dg.AssetCheckResult:
         {
             **({"reason": drifted[0].sentence} if drifted else {}),
             "compared": f"{live.num_rows:,} series with {reference.num_rows:,} rows of the frame",
+            **({"largest_index": max(column.index for column in columns)} if columns else {}),
             "stability": stability_table(columns),
             "stability_index": _drift_picture(columns, artifacts),
         },

@@ -35,7 +35,13 @@ _FORECASTS = {
     "p50": "Sales in dollars that half of the weeks stay below: the forecast",
     "p90": "Sales in dollars that nine weeks in ten stay below",
 }
-_DESCRIPTIONS = {"week": "The coming week", "model_version": "The champion's hash", **_FORECASTS}
+_DESCRIPTIONS = {
+    "store": "The store",
+    "dept": "The department",
+    "week": "The coming week",
+    "model_version": "The champion's hash",
+    **_FORECASTS,
+}
 
 
 @dg.asset(

@@ -16,6 +16,13 @@ from forecast_assets.resources import Artifacts, Postgres
 from forecast_assets.result_table import replace_rows
 
 MAX_WEEKS = 39  # as far as features.csv reaches
+_DESCRIPTIONS = {
+    "origin": "The last week with sales when it was forecast",
+    "week": "The week that is forecast",
+    "weeks_ahead": "Weeks from origin to week",
+    "forecast": "Sales in dollars",
+    "model_version": "The champion's hash",
+}
 
 
 class HorizonConfig(dg.Config):
@@ -62,7 +69,7 @@ def horizon_forecasts(
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": table.num_rows,
-            "dagster/column_schema": column_schema(table.schema),
+            "dagster/column_schema": column_schema(table.schema, _DESCRIPTIONS),
             "dagster/table_name": f"{settings.database}.public.horizon_forecasts",
             "origin": origin.isoformat(),
             "weeks": config.weeks,
