@@ -29,8 +29,8 @@ def column_schema(schema: pa.Schema, descriptions: Mapping[str, str] | None = No
 def feature_schema(keys: Sequence[str], features: Iterable[Feature]) -> dg.TableSchema:
     """The schema of whatever Feast gives by ``keys``, as the feature list says it."""
     columns = [dg.TableColumn(key, "int64", f"The {key}") for key in keys]
-    time = dg.TableColumn(TIMESTAMP, "timestamp", "The week that the values are for")
-    return dg.TableSchema([*columns, time, *(dg.TableColumn(f.name, f.type, f.description) for f in features)])
+    week = dg.TableColumn(TIMESTAMP, "timestamp", "The week that the values are for")
+    return dg.TableSchema([*columns, week, *(dg.TableColumn(f.name, f.type, f.description) for f in features)])
 
 
 def sql(statement: str) -> dg.MetadataValue[Any]:
