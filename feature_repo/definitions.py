@@ -15,6 +15,7 @@ from feature_repo.features import (
     LABEL,
     SALES_HISTORY,
     SEQUENCE_SERVICE,
+    TAGS,
     TIMESTAMP,
     TRAINING_SERVICE,
     VIEWS,
@@ -27,7 +28,6 @@ from feature_repo.transformations import INPUTS
 
 OWNER = "demand-forecasting"
 TTL = timedelta(days=730)
-TAGS = {"domain": "demand", "cadence": "weekly"}
 
 _FEAST_TYPES: dict[FeatureType, FeastType] = {
     "float64": Float64,

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from feature_repo.features import VIEWS
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -25,11 +27,9 @@ CENT = 0.01
 LARGEST = 1e15
 
 INPUTS: dict[str, tuple[str, ...]] = {
-    "feature_transformations": ("temperature", "is_holiday", "total_markdown", "sales_lag_1", "week_of_year"),
-    "temporal_transformations": (
-        *("sales_lag_1", "sales_lag_2", "sales_lag_4"),
-        *("sales_rolling_mean_4", "sales_rolling_std_4"),
-    ),
+    view.name: tuple(dict.fromkeys(name for feature in view.features for name in feature.computed_from))
+    for view in VIEWS
+    if view.on_demand
 }
 """What each on-demand view reads. The label is in none."""
 

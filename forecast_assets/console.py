@@ -41,8 +41,10 @@ class ProgressHandler(logging.Handler):
             return f"  ✗ {event.step_key}: {reason(event)}"
         if event.event_type_value == "ASSET_CHECK_EVALUATION":
             evaluation = event.asset_check_evaluation_data
-            mark = "✓" if evaluation.passed else "✗"
-            return f"    {mark} check {evaluation.check_name}"
+            if evaluation.passed:
+                return f"    ✓ check {evaluation.check_name}"
+            why = evaluation.metadata.get("reason")
+            return f"    ✗ check {evaluation.check_name}" + (f": {why.value}" if why else "")
         return None
 
 

@@ -16,7 +16,9 @@ from forecast_assets.assets.registry import feast_registry
 from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.automation import automated, automation_sensor
 from forecast_assets.checks import training_frame_checks
+from forecast_assets.code_references import with_code_references
 from forecast_assets.console import progress_logger
+from forecast_assets.freshness import with_freshness
 from forecast_assets.jobs import forecast, full_refresh, ingest, retrain, weekly_refresh
 from forecast_assets.landing_sensor import landing_zone_sensor
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, TrainJobs
@@ -25,24 +27,24 @@ from forecast_assets.rollback import rollback
 postgres = Postgres()
 artifacts = Artifacts()
 
+ASSETS = [
+    raw_drop,
+    sales_features,
+    store_features,
+    sales_windows,
+    feast_registry,
+    training_frame,
+    candidate_model,
+    champion_model,
+    online_features,
+    weekly_forecasts,
+    horizon_forecasts,
+    forecast_accuracy,
+    backtest,
+]
+
 defs = dg.Definitions(
-    assets=automated(
-        [
-            raw_drop,
-            sales_features,
-            store_features,
-            sales_windows,
-            feast_registry,
-            training_frame,
-            candidate_model,
-            champion_model,
-            online_features,
-            weekly_forecasts,
-            horizon_forecasts,
-            forecast_accuracy,
-            backtest,
-        ]
-    ),
+    assets=with_code_references(with_freshness(automated(ASSETS))),
     asset_checks=[training_frame_checks, inputs_as_in_training],
     jobs=[ingest, retrain, forecast, full_refresh, rollback],
     schedules=[weekly_refresh],

@@ -14,10 +14,6 @@ from feature_repo.features import LABEL, TIMESTAMP
 
 RECENT_WEEKS = 13
 MIN_SHARE_OF_USUAL_ROWS = 0.5
-MAX_STABILITY_INDEX = 0.25
-SEASON_WEEKS = 3
-_BINS = 10
-_WEEKS_PER_YEAR = 52
 _MICROSECONDS_PER_WEEK = 7 * 24 * 3600 * 10**6
 
 Floats = npt.NDArray[np.float64]
@@ -33,7 +29,7 @@ class Finding:
 
 def incomplete_weeks(frame: pa.Table) -> list[Finding]:
     """Calendar weeks without a row, and weeks with less than half the rows of the weeks before them. Unusual."""
-    weeks = _weeks(frame)
+    weeks = week_numbers(frame)
     first = int(weeks.min())
     counts = np.bincount(weeks - first)
     findings = []
@@ -57,7 +53,7 @@ def leaks(frame: pa.Table) -> list[Finding]:
         weeks_before = int(name.removeprefix("sales_lag_"))
         column = week - weeks_before
         expected = np.where(column >= 0, panel[series, np.maximum(column, 0)], np.nan)
-        actual = _floats(frame, name)
+        actual = floats(frame, name)
         wrong = np.flatnonzero(~((actual == expected) | (np.isnan(actual) & np.isnan(expected))))
         if wrong.size:
             row = int(wrong[0])
@@ -71,55 +67,19 @@ def leaks(frame: pa.Table) -> list[Finding]:
     return findings
 
 
-def drifted_columns(frame: pa.Table, previous: pa.Table) -> list[Finding]:
-    """Numeric columns whose distribution has moved away from the previous frame's. Unusual.
-
-    Measured by the population stability index over the previous frame's deciles, a missing value being a bin of its
-    own; 0.25 is the customary bound for a shift that wants a look (Siddiqi, Credit Risk Scorecards, 2006).
-    """
-    findings = []
-    for name in frame.column_names:
-        if name in previous.column_names and _is_number(frame.schema.field(name).type):
-            index = stability_index(_floats(previous, name), _floats(frame, name))
-            if index > MAX_STABILITY_INDEX:
-                findings.append(Finding(name, f"population stability index {index:.2f}"))
-    return findings
-
-
-def seasonal_neighbours(frame: pa.Table, week_of_year: int) -> pa.Table:
-    """The frame's rows of ISO weeks at most ``SEASON_WEEKS`` from ``week_of_year``, in any year."""
-    distance = np.abs(frame["week_of_year"].to_numpy() - week_of_year)
-    return frame.filter(pa.array(np.minimum(distance, _WEEKS_PER_YEAR - distance) <= SEASON_WEEKS))
-
-
-def stability_index(expected: Floats, actual: Floats) -> float:
-    """Sum over bins of (a - e) ln(a / e), with the shares e and a of the expected and the actual values."""
-    present = expected[~np.isnan(expected)]
-    edges = np.unique(np.quantile(present, np.linspace(0, 1, _BINS + 1)[1:-1])) if present.size else np.array([])
-    shares = [_shares(values, edges) for values in (expected, actual)]
-    return float(((shares[1] - shares[0]) * np.log(shares[1] / shares[0])).sum())
-
-
-def _shares(values: Floats, edges: Floats) -> Floats:
-    missing = np.isnan(values)
-    bins = np.where(missing, len(edges) + 1, np.searchsorted(edges, values, side="right"))
-    counts = np.bincount(bins, minlength=len(edges) + 2)
-    # An empty bin would make the index infinite: it counts as one ten-thousandth.
-    return np.maximum(counts / max(values.size, 1), 1e-4)
-
-
 def _label_panel(frame: pa.Table) -> tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Labels [series, week], NaN where there is no row, and the two positions of each row."""
-    week = _weeks(frame)
+    week = week_numbers(frame)
     week = week - week.min()
     keys = np.stack([frame[key].to_numpy() for key in ("store", "dept")])
     _, series = np.unique(keys, axis=1, return_inverse=True)
     panel = np.full((int(series.max()) + 1, int(week.max()) + 1), np.nan)
-    panel[series, week] = _floats(frame, LABEL)
+    panel[series, week] = floats(frame, LABEL)
     return panel, series, week
 
 
-def _weeks(frame: pa.Table) -> npt.NDArray[np.int64]:
+def week_numbers(frame: pa.Table) -> npt.NDArray[np.int64]:
+    """The calendar week of each row, as a number that is one more for the next week."""
     return frame[TIMESTAMP].cast(pa.int64()).to_numpy() // _MICROSECONDS_PER_WEEK
 
 
@@ -129,9 +89,6 @@ def _date(week: int, frame: pa.Table) -> str:
     return f"{moment:%Y-%m-%d}"
 
 
-def _floats(frame: pa.Table, name: str) -> Floats:
+def floats(frame: pa.Table, name: str) -> Floats:
+    """A numeric or boolean column, NaN where it is missing."""
     return pc.cast(frame[name], pa.float64()).to_numpy()
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))

@@ -1,9 +1,11 @@
 """Jobs for doing by hand what the automation does by itself, and a weekly run in case it did not."""
 
+from pathlib import Path
+
 import dagster as dg
 
 from forecast_assets.ingest.drop import FILES
-from forecast_assets.ingest.files import candidates
+from forecast_assets.ingest.files import DropRefusedError, candidates, content_hash_of
 from forecast_assets.landing_sensor import RAW_ASSETS
 from forecast_assets.resources import Artifacts, LandingZone
 
@@ -39,7 +41,7 @@ full_refresh = dg.define_asset_job(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Mondays at 6:00 UTC: a full refresh, in case a sensor was off or a run failed. Where the landing zone "
-    "holds no whole drop, for example after a file was refused, it starts from the drop accepted last.",
+    "holds no whole drop, or the one that is in use, it starts from the drop accepted last.",
 )
 def weekly_refresh(
     context: dg.ScheduleEvaluationContext, landing_zone: LandingZone, artifacts: Artifacts
@@ -47,9 +49,19 @@ def weekly_refresh(
     """Start from the landing zone, from the accepted drop, or not at all."""
     if not artifacts.raw.contents():
         return dg.SkipReason("no drop has been accepted yet: there is nothing to refresh")
-    folder = landing_zone.location()
-    if all(len(candidates(folder, name)) == 1 for name in FILES):
+    if _holds_a_new_drop(landing_zone.location(), artifacts):
         return dg.RunRequest()
     graph = context.repository_def.asset_graph if context.repository_def else None
     assert graph is not None  # noqa: S101 - schedules are evaluated in a code location
     return dg.RunRequest(asset_selection=sorted((_EVERYTHING - RAW_ASSETS).resolve(graph)))
+
+
+def _holds_a_new_drop(folder: Path, artifacts: Artifacts) -> bool:
+    """The landing zone holds a whole drop, and not the one that is in use."""
+    found = {name: candidates(folder, name) for name in FILES}
+    if any(len(paths) != 1 for paths in found.values()):
+        return False
+    try:
+        return {name: content_hash_of(path, name) for name, (path,) in found.items()} != artifacts.raw.contents()
+    except DropRefusedError:  # the run says why
+        return True

@@ -2,12 +2,16 @@
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 import pyarrow as pa
+
+from feature_repo.features import TIMESTAMP, Feature
+from forecast_assets.drift import Stability
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,6 +23,31 @@ def column_schema(schema: pa.Schema, descriptions: Mapping[str, str] | None = No
     descriptions = descriptions or {}
     return dg.TableSchema(
         [dg.TableColumn(field.name, str(field.type), descriptions.get(field.name)) for field in schema]
+    )
+
+
+def feature_schema(keys: Sequence[str], features: Iterable[Feature]) -> dg.TableSchema:
+    """The schema of whatever Feast gives by ``keys``, as the feature list says it."""
+    columns = [dg.TableColumn(key, "int64", f"The {key}") for key in keys]
+    week = dg.TableColumn(TIMESTAMP, "timestamp", "The week that the values are for")
+    return dg.TableSchema([*columns, week, *(dg.TableColumn(f.name, f.type, f.description) for f in features)])
+
+
+def sql(statement: str) -> dg.MetadataValue[Any]:
+    """A statement as it was sent."""
+    return dg.MetadataValue.md(f"```sql\n{statement.strip()}\n```")
+
+
+def seconds_since(started: float) -> float:
+    """How long it took, from a ``time.monotonic()`` on."""
+    return round(time.monotonic() - started, 2)
+
+
+def stability_table(columns: Sequence[Stability]) -> dg.MetadataValue[Any]:
+    """Each column's population stability index beside its bound."""
+    return markdown_table(
+        ("column", "stability index", "bound", ""),
+        [(c.column, f"{c.index:.2f}", f"{c.bound:.2f}", "moved" if c.drifted else "") for c in columns],
     )
 
 

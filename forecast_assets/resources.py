@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
@@ -61,9 +62,9 @@ class FeastStore(dg.ConfigurableResource["FeastStore"]):
         return open_store(self.postgres.settings())
 
     @contextmanager
-    def batches(
+    def retrieve(
         self, store: "FeatureStore", entity_rows: str, feature_service: str, scratch: Path
-    ) -> Iterator[Iterator["pa.RecordBatch"]]:
+    ) -> Iterator["Retrieval"]:
         """The features of the entity rows, in order, as batches: from one process, or fanned out over Ray.
 
         Args:
@@ -79,11 +80,20 @@ class FeastStore(dg.ConfigurableResource["FeastStore"]):
 
             settings = self.postgres.settings()
             batches = RayRetrieval(address=address).batches(settings, entity_rows, feature_service, scratch)
+            sql = entity_rows
         else:
             job: Any = store.get_historical_features(entity_rows, store.get_feature_service(feature_service))
-            batches = job.to_arrow_batches()
+            batches, sql = job.to_arrow_batches(), job.to_sql()
         with closing(batches):
-            yield batches
+            yield Retrieval(batches, sql)
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Features in order, and the query that gives them; with Ray, that of the entity rows, which workers divide."""
+
+    batches: Iterator["pa.RecordBatch"]
+    sql: str
 
 
 class LandingZone(dg.ConfigurableResource["LandingZone"]):

@@ -30,8 +30,10 @@ class TrainingProgress:
         row = (
             f"epoch {epoch['epoch']}/{epoch['num_epochs']}: loss {epoch['training_loss']:.4f}, "
             f"validation WMAE {epoch['wmae']:,.0f}, {epoch['rows_per_second']:,.0f} rows/s, "
-            f"{done:.0%}, at most {_duration(seconds_left)} left"
+            f"{done:.0%}"
         )
+        if seconds_left >= 1:
+            row += f", at most {_duration(seconds_left)} left"
         self._context.log.info(row)
         numbers = {
             "live/training_loss": float(epoch["training_loss"]),

@@ -1,19 +1,15 @@
 """The code location and the commands around it, as typed in a checkout with no environment prepared."""
 
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from dagster_ui import ask, free_port
 
 from feature_repo.paths import PROJECT_ROOT
 
@@ -83,7 +79,7 @@ def test_every_asset_says_what_it_is_and_who_owns_it() -> None:
 
 
 def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(tmp_path: Path) -> None:
-    port = _free_port()
+    port = free_port()
     home = tmp_path / "home"
     home.mkdir()
     ui = subprocess.Popen(
@@ -108,24 +104,8 @@ def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(tmp_path: Pat
 
 
 def _wait_for_assets(port: int) -> list[str]:
-    query = json.dumps({"query": "{ assetNodes { assetKey { path } } }"}).encode()
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql", data=query, headers={"Content-Type": "application/json"}
-    )
     deadline = time.monotonic() + 60
-    while True:
-        try:
-            with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - our own address
-                answer: dict[str, Any] = json.load(response)
-            if answer["data"]["assetNodes"]:
-                return [node["assetKey"]["path"][-1] for node in answer["data"]["assetNodes"]]
-        except urllib.error.URLError:
-            pass
-        assert time.monotonic() < deadline, "the UI did not come up within a minute"
+    while not (nodes := ask(port, "{ assetNodes { assetKey { path } } }")["assetNodes"]):
+        assert time.monotonic() < deadline, "the code location was not loaded within a minute"
         time.sleep(0.5)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return [node["assetKey"]["path"][-1] for node in nodes]

@@ -1,10 +1,17 @@
 """What the code location offers, as a whole: whoever adds, renames or drops something sees it here."""
 
+from datetime import timedelta
+from pathlib import Path
+
 import dagster as dg
 import pytest
 
+from feature_repo.features import TAGS
 from forecast_assets.automation import CONDITIONS
 from forecast_assets.definitions import defs
+from forecast_assets.freshness import POLICIES
+from forecast_assets.ingest.drop import read_drop
+from forecast_assets.resources import Artifacts, LandingZone
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +87,60 @@ def test_whatever_loads_tables_trains_or_serves_does_so_in_its_pool(repository: 
     assert {name for name, of in pools.items() if of == {"training"}} == training
     serving = {"online_features", "weekly_forecasts", "horizon_forecasts", "forecast_accuracy"}
     assert {name for name, of in pools.items() if of == {"serving"}} == serving
+
+
+def test_what_comes_and_is_made_weekly_says_when_it_is_no_longer_fresh(repository: dg.RepositoryDefinition) -> None:
+    graph = repository.asset_graph
+    policies = {key.to_user_string(): graph.get(key).freshness_policy for key in graph.get_all_asset_keys()}
+    by_monday_noon = dg.FreshnessPolicy.cron("0 12 * * 1", timedelta(days=7), "UTC")
+
+    assert {name for name, policy in policies.items() if policy == by_monday_noon} == {
+        "sales_features",
+        "store_features",
+        "training_frame",
+        "champion_model",
+        "online_features",
+        "weekly_forecasts",
+        "horizon_forecasts",
+        "forecast_accuracy",
+    }
+    assert {name for name, policy in policies.items() if policy and policy != by_monday_noon} == {"train_csv"}
+    assert policies["train_csv"] == dg.FreshnessPolicy.time_window(timedelta(days=15), timedelta(days=8))
+
+
+def test_what_is_to_be_fresh_by_monday_noon_is_made_by_the_weekly_refresh(repository: dg.RepositoryDefinition) -> None:
+    schedule = repository.get_schedule_def("weekly_refresh")
+    made = repository.get_job(schedule.job_name).asset_layer.executable_asset_keys
+
+    assert schedule.cron_schedule == "0 6 * * 1"
+    assert set(POLICIES) <= {key.to_user_string() for key in made}
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["a new drop", "the drop in use"])
+def test_the_weekly_refresh_takes_files_in_only_if_their_content_is_new(
+    repository: dg.RepositoryDefinition, landing: Path, tmp_path: Path, new: bool
+) -> None:
+    artifacts = Artifacts(path=str(tmp_path / "artifacts"))
+    artifacts.raw.save(read_drop(landing))
+    if new:
+        train = (landing / "train.csv").read_text().splitlines(keepends=True)
+        (landing / "train.csv").write_text("".join(train[:-1]))
+    context = dg.build_schedule_context(
+        repository_def=repository, resources={"landing_zone": LandingZone(path=str(landing)), "artifacts": artifacts}
+    )
+
+    (request,) = repository.get_schedule_def("weekly_refresh").evaluate_tick(context).run_requests or ()
+
+    everything = set(repository.get_job("full_refresh").asset_layer.executable_asset_keys)
+    made = set(request.asset_selection or everything)
+    raw = {dg.AssetKey(name) for name in ("train_csv", "features_csv", "stores_csv")}
+    assert made == (everything if new else everything - raw)
+
+
+def test_every_asset_has_tags_and_names_the_line_of_code_that_makes_it(repository: dg.RepositoryDefinition) -> None:
+    for key in repository.asset_graph.get_all_asset_keys():
+        node = repository.asset_graph.get(key)
+        (reference,) = node.metadata["dagster/code_references"].code_references
+        line = Path(reference.file_path).read_text().splitlines()[reference.line_number - 1]
+        assert node.tags.items() >= TAGS.items()
+        assert line.startswith(("@dg.asset(", "@dg.multi_asset("))

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import psycopg
 import pyarrow.parquet as pq
 import pytest
 
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
+from feature_repo.features import VIEWS
 from feature_repo.paths import PROJECT_ROOT
+from forecast_assets.definitions import defs
 from forecast_assets.sample_data import write_sample_data
 
 LAST_WEEK = "2012-10-26"
@@ -129,6 +132,44 @@ def test_the_parquet_file_holds_what_the_table_holds(installation: Installation)
     table = installation.query("SELECT store, dept, week, forecast, p10, p50, p90, model_version FROM weekly_forecasts")
 
     assert sorted(tuple(row.values()) for row in file.to_pylist()) == sorted(table)
+
+
+def test_no_check_raises_a_false_alarm_on_so_few_series(installation: Installation) -> None:
+    with dg.DagsterInstance.from_config(str(installation.folder / "home")) as instance:
+        checks = defs.resolve_asset_graph().asset_check_keys
+        latest = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
+
+    assert {key for key, record in latest.items() if record.status.value == "SUCCEEDED"} == set(checks)
+
+
+def test_every_asset_shows_what_a_reader_looks_for(installation: Installation) -> None:
+    with dg.DagsterInstance.from_config(str(installation.folder / "home")) as instance:
+        shown = {key.to_user_string(): stored_metadata(instance, key) for key in instance.all_asset_keys()}
+
+    def showing(*entries: str) -> set[str]:
+        return {name for name, metadata in shown.items() if set(entries) <= set(metadata)}
+
+    raw = {"train_csv", "features_csv", "stores_csv"}
+    tables = {"sales_features", "store_features", "sales_windows"}
+    views = {view.name for view in VIEWS}
+    forecasts = {"online_features", "weekly_forecasts"}
+    assert showing("dagster/column_lineage") == tables | views | {"training_frame"} | forecasts
+    assert showing("dagster/row_count", "dagster/column_schema") >= raw | tables | {"training_frame"} | forecasts
+    assert showing("missing_values") == raw | tables | {"training_frame"}
+    assert showing("first_week", "last_week") >= (raw - {"stores_csv"}) | tables | {"training_frame"}
+    assert showing("dagster/data_version") >= raw | tables | views | {"training_frame", "champion_model"}
+    assert showing("seconds") == set(shown) - raw - views - {"forecast_accuracy"}
+    assert "LATERAL" in shown["training_frame"]["sql"] or "JOIN" in shown["training_frame"]["sql"]
+
+
+def stored_metadata(instance: dg.DagsterInstance, asset: dg.AssetKey) -> dict[str, Any]:
+    """What the last materialization left for the asset's page; its data version too."""
+    event = instance.get_latest_materialization_event(asset)
+    assert event is not None
+    materialization = event.asset_materialization
+    assert materialization is not None
+    values = {name: value.value for name, value in materialization.metadata.items()}
+    return values | dict(materialization.tags or {})
 
 
 def test_the_frame_holds_every_labelled_row_once_and_the_champion_was_trained_on_it(installation: Installation) -> None:

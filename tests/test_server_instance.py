@@ -1,4 +1,4 @@
-"""The server's instance, in PostgreSQL: a sensor's tick, a run whose process is killed, and its retry."""
+"""The server's instance, in PostgreSQL: a sensor's tick, a run whose process is killed, its retry, and the UI."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +16,7 @@ import dagster as dg
 import psutil
 import psycopg
 import pytest
+from dagster_ui import ask, free_port
 
 from feature_repo.database import PostgresSettings
 from feature_repo.paths import PROJECT_ROOT
@@ -48,11 +50,25 @@ def home(tmp_path: Path, landing: Path, database: PostgresSettings, monkeypatch:
 
 
 @pytest.fixture
-def daemon(home: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "forecast_assets.definitions"]
-    with (home / "daemon.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=PROJECT_ROOT, stdout=log, stderr=log)
-    yield process
+def daemon(home: Path) -> Iterator[None]:
+    with service(home, "dagster._daemon", "run", "-m", "forecast_assets.definitions"):
+        yield
+
+
+@pytest.fixture
+def port(home: Path) -> Iterator[int]:
+    """Where the webserver listens."""
+    port = free_port()
+    with service(home, "dagster_webserver", "-m", "forecast_assets.definitions", "-p", str(port)):
+        yield port
+
+
+@contextmanager
+def service(home: Path, module: str, *arguments: str) -> Iterator[None]:
+    """One of the two long-running processes of the server's README. It leaves none behind."""
+    with (home / f"{module}.log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=PROJECT_ROOT, stdout=log, stderr=log)
+    yield
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     process.wait(timeout=60)
@@ -69,7 +85,9 @@ def wait_for(look: Callable[[], T | None], seconds: float = 120) -> T:
 
 
 @pytest.mark.usefixtures("daemon")
-def test_a_drop_is_ingested_though_the_process_of_its_run_is_killed(database: PostgresSettings) -> None:
+def test_a_drop_is_ingested_though_the_process_of_its_run_is_killed_and_the_ui_shows_both_runs(
+    database: PostgresSettings, port: int
+) -> None:
     # Whoever wants to create the catalogue waits for this lock: the run stays where it can be killed.
     blocker = psycopg.connect(database.url)
     blocker.execute("SELECT pg_advisory_xact_lock(hashtext('create_catalog'))")
@@ -90,6 +108,19 @@ def test_a_drop_is_ingested_though_the_process_of_its_run_is_killed(database: Po
             "SELECT file, run_id FROM forecast_assets.ingest_history ORDER BY file"
         ).fetchall()
     assert accepted == [(file, retry_id) for file in ("features.csv", "stores.csv", "train.csv")]
+    shown = ask(
+        port,
+        """{
+            version
+            workspaceOrError { ... on Workspace { locationEntries { name loadStatus } } }
+            runsOrError { ... on Runs { results { runId status parentRunId } } }
+        }""",
+    )
+    (location,) = shown["workspaceOrError"]["locationEntries"]
+    runs = {run["runId"]: (run["status"], run["parentRunId"]) for run in shown["runsOrError"]["results"]}
+    assert shown["version"] == dg.__version__
+    assert location == {"name": "forecast_assets.definitions", "loadStatus": "LOADED"}
+    assert (runs[run_id], runs[retry_id]) == (("FAILURE", None), ("SUCCESS", run_id))
 
 
 def run_of(instance: dg.DagsterInstance, status: dg.DagsterRunStatus) -> str | None:

@@ -1,5 +1,6 @@
 """How good past forecasts were, and whether the next ones can be trusted as much."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,12 +9,22 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.features import TAGS
 from forecast_assets.accuracy import last_weeks, parts_by, score, score_by_scope, score_naive
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.automation import ANY_UPDATE
-from forecast_assets.frame_checks import drifted_columns, seasonal_neighbours
+from forecast_assets.drift import Stability, same_season, stability
 from forecast_assets.horizon import coming_week_features
-from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
+from forecast_assets.metadata import (
+    column_schema,
+    markdown_table,
+    new_figure,
+    picture,
+    seconds_since,
+    short_dates,
+    sql,
+    stability_table,
+)
 from forecast_assets.resources import Artifacts, Postgres
 from forecast_assets.result_table import replace_rows
 from forecast_assets.sql import statement
@@ -25,12 +36,25 @@ INPUTS_CHECK = "inputs_as_in_training"
 RECENT_WEEKS = 4
 COVERAGE_BOUNDS = (0.7, 0.9)
 _WORST = 10
+_DESCRIPTIONS = {
+    "scope": "all, week, store or dept",
+    "key": "Which week, store or department",
+    "rows": "Forecasts that were scored",
+    "wmae": "Mean absolute error in dollars, holiday weeks counted five times",
+    "mae": "Mean absolute error in dollars",
+    "rmse": "Root mean square error in dollars",
+    "wape": "Sum of absolute errors over sum of sales",
+    "mape": "Mean of relative errors of sales above 1,000 dollars",
+    "bias": "Sum of errors over sum of sales; above 0, too much was forecast",
+    "coverage": "Share of the sales within the 80 % interval",
+}
 
 
 @dg.asset(
     group_name="serving",
     kinds={"postgres", "table"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["sales_features", "weekly_forecasts"],
     pool=SERVING_POOL,
     check_specs=[
@@ -53,6 +77,7 @@ def forecast_accuracy(
     context: dg.AssetExecutionContext, postgres: Postgres, artifacts: Artifacts
 ) -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
     """Join forecasts and sales, score them, and publish the scores."""
+    started = time.monotonic()
     settings = postgres.settings()
     with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
         cursor.execute(statement("scored_forecasts"))
@@ -65,6 +90,7 @@ def forecast_accuracy(
         return
     scores = score_by_scope(rows)
     replace_rows(settings, "forecast_accuracy", scores)
+    weeks = pc.min_max(rows["week"]).as_py()
     overall, recent = score(rows), last_weeks(rows, RECENT_WEEKS)
     lately, naive = score(recent), score_naive(recent)
     best = min(naive, key=lambda name: naive[name])
@@ -75,14 +101,19 @@ def forecast_accuracy(
     yield dg.MaterializeResult(
         metadata={
             "dagster/row_count": scores.num_rows,
-            "dagster/column_schema": column_schema(scores.schema),
+            "dagster/column_schema": column_schema(scores.schema, _DESCRIPTIONS),
             "dagster/table_name": f"{settings.database}.public.forecast_accuracy",
             "forecasts_scored": rows.num_rows,
             **{f"accuracy/{name}": value for name, value in overall.items() if value == value},
             **{f"accuracy_lately/{name}": value for name, value in lately.items() if value == value},
+            "first_week": weeks["min"].isoformat(),
+            "last_week": weeks["max"].isoformat(),
             "worst_departments": _worst(scores, "dept"),
             "worst_stores": _worst(scores, "store"),
             "wmae_by_week": _picture(rows, artifacts),
+            "wmae_by_department": _department_picture(scores, artifacts),
+            "seconds": seconds_since(started),
+            "sql": sql(statement("scored_forecasts")),
         }
     )
     yield _check(ACCURACY_CHECK, lately["wmae"] < naive[best], {"wmae": lately["wmae"], **_prefixed("naive", naive)})
@@ -101,7 +132,7 @@ def forecast_accuracy(
     additional_deps=["training_frame", "champion_model"],
     automation_condition=ANY_UPDATE,
     description="What the champion reads of the coming week is distributed as in the same season of its training frame "
-    "(population stability index).",
+    "(population stability index, with a bound for the number of series).",
 )
 def inputs_as_in_training(artifacts: Artifacts) -> dg.AssetCheckResult:
     """Compare the coming week's rows with the frame's rows of the same time of year."""
@@ -111,15 +142,19 @@ def inputs_as_in_training(artifacts: Artifacts) -> dg.AssetCheckResult:
     if champion is None:
         return _check(INPUTS_CHECK, True, {}, asset="online_features")
     live, frame = coming_week_features(artifacts.raw.load()), artifacts.frames.load()
-    read = [name for name in read_sidecar(champion)["inputs"] if name in frame.column_names]
-    reference = seasonal_neighbours(frame, pc.max(live["week_of_year"]).as_py())
-    drifted = drifted_columns(live.select(read), reference.select(read))
+    reference = same_season(frame, pc.max(live["week_of_year"]).as_py())
+    read = [name for name in read_sidecar(champion)["inputs"] if name in reference.column_names]
+    columns = stability(live.select(read), reference)
+    drifted = [column for column in columns if column.drifted]
     return _check(
         INPUTS_CHECK,
         not drifted,
         {
-            "compared": f"{live.num_rows:,} series with {reference.num_rows:,} rows of the frame, {len(read)} columns",
-            "findings": markdown_table(("where", "what"), [(f.place, f.problem) for f in drifted]),
+            **({"reason": drifted[0].sentence} if drifted else {}),
+            "compared": f"{live.num_rows:,} series with {reference.num_rows:,} rows of the frame",
+            **({"largest_index": max(column.index for column in columns)} if columns else {}),
+            "stability": stability_table(columns),
+            "stability_index": _drift_picture(columns, artifacts),
         },
         asset="online_features",
     )
@@ -159,3 +194,27 @@ def _picture(rows: pa.Table, artifacts: Artifacts) -> dg.MetadataValue[Any]:
     axes.legend(fontsize=7)
     short_dates(axes)
     return picture(figure, artifacts.picture("wmae_by_week"))
+
+
+def _department_picture(scores: pa.Table, artifacts: Artifacts) -> dg.MetadataValue[Any]:
+    rows = scores.filter(pc.equal(scores["scope"], "dept")).sort_by([("wmae", "descending")])
+    figure = new_figure()
+    axes = figure.subplots()
+    axes.bar(rows["key"].to_pylist(), rows["wmae"].to_numpy(), width=0.8)
+    axes.set_xlabel("department")
+    axes.set_ylabel("WMAE, $")
+    axes.tick_params(axis="x", labelsize=5, rotation=90)
+    axes.margins(x=0.01)
+    return picture(figure, artifacts.picture("wmae_by_department"))
+
+
+def _drift_picture(columns: list[Stability], artifacts: Artifacts) -> dg.MetadataValue[Any]:
+    figure = new_figure()
+    axes = figure.subplots()
+    names = [column.column for column in reversed(columns)]
+    axes.barh(names, [column.index for column in reversed(columns)], height=0.6, label="index")
+    axes.plot([column.bound for column in reversed(columns)], names, "|", color="tab:red", markersize=12, label="bound")
+    axes.set_xlabel("population stability index")
+    axes.tick_params(labelsize=7)
+    axes.legend(fontsize=7)
+    return picture(figure, artifacts.picture("input_drift"))

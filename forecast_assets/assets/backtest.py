@@ -1,6 +1,7 @@
 """What the system would have forecast in the past, retrained at each origin on what was known then."""
 
 import datetime
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from feature_repo.features import TIMESTAMP
+from feature_repo.features import TAGS, TIMESTAMP
 from forecast_assets.accuracy import parts_by
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.backtest import MODEL, NAIVE, origins, replay, wmae
 from forecast_assets.frame_store import FrameStore, Manifest
-from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture
+from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, seconds_since
 from forecast_assets.model_store import ModelStore
 from forecast_assets.resources import Artifacts, Postgres, TrainJobs
 from forecast_assets.result_table import replace_rows
@@ -33,6 +34,7 @@ class BacktestConfig(TrainingConfig):
     group_name="serving",
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
+    tags=TAGS,
     pool=TRAINING_POOL,
     deps=["training_frame"],
     description="Rolling-origin evaluation: for each of some past weeks a model is trained on the frame up to then and "
@@ -49,6 +51,7 @@ def backtest(
     """Train and replay origin after origin, and publish the forecasts. Trainings done before are not repeated."""
     from trainer.bundle import load_model
 
+    started = time.monotonic()
     drop, frame = artifacts.raw.load(), artifacts.frames.load()
     past_models = ModelStore(artifacts.root / "backtest" / "models")
     parts = []
@@ -69,6 +72,7 @@ def backtest(
             "dagster/row_count": rows.num_rows,
             "dagster/column_schema": column_schema(rows.schema),
             **{f"backtest/{name}": value for name, value in overall.items()},
+            "seconds": seconds_since(started),
             "by_origin": _table(rows, "origin"),
             "by_weeks_ahead": _table(rows, "weeks_ahead"),
             "wmae_by_weeks_ahead": _picture(rows, artifacts),

@@ -1,5 +1,6 @@
 """The champion: the model that serves."""
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, LABEL
+from feature_repo.features import ENTITY_KEYS, LABEL, TAGS, TIMESTAMP
 from forecast_assets.accuracy import score
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.horizon import coming_week_features
-from forecast_assets.metadata import markdown_table
+from forecast_assets.metadata import markdown_table, seconds_since
 from forecast_assets.model_store import ModelStore
 from forecast_assets.promotion import Decision, Evidence, decide
 from forecast_assets.resources import Artifacts
@@ -30,6 +31,7 @@ _DECISIONS_SHOWN = 10
     group_name="model",
     kinds={"pytorch"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["candidate_model", "training_frame"],
     pool=TRAINING_POOL,
     description="The model that serves. A candidate takes its place only if it beats the naive forecasts, is "
@@ -42,6 +44,7 @@ def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> d
     from trainer.spec import TrainSpec
     from trainer.windows import validation_rows
 
+    started = time.monotonic()
     models = artifacts.models
     candidate_path, champion_path = models.candidate(), models.champion()
     if candidate_path is None:
@@ -67,11 +70,15 @@ def champion_model(context: dg.AssetExecutionContext, artifacts: Artifacts) -> d
     serving = candidate_path if decision.promoted else champion_path
     assert serving is not None  # noqa: S101 - _act raised otherwise
     track_champion(serving, log=context.log)
+    weeks = pc.min_max(rows[TIMESTAMP]).as_py()
     shown = evidence if decision.promoted or champion_evidence is None else champion_evidence
     return dg.MaterializeResult(
         data_version=dg.DataVersion(bundle_hash(serving)),
         metadata={
             "promoted": decision.promoted,
+            "validation_weeks": f"{weeks['min']:%Y-%m-%d} to {weeks['max']:%Y-%m-%d}",
+            "validation_rows": rows.num_rows,
+            "seconds": seconds_since(started),
             "rules": markdown_table(
                 ("rule", "", "finding"), [(f.rule, "✓" if f.passed else "✗", f.sentence) for f in decision.findings]
             ),

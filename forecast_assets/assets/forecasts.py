@@ -1,6 +1,7 @@
 """The forecast of every live series for the coming week."""
 
 import datetime
+import time
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -8,10 +9,19 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, VIEWS
+from feature_repo.features import ENTITY_KEYS, TAGS, TIMESTAMP, VIEWS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.forecast_table import publish_forecasts, write_forecasts
-from forecast_assets.metadata import column_schema, markdown_table, new_figure, picture, short_dates
+from forecast_assets.lineage import column_lineage, columns_of
+from forecast_assets.metadata import (
+    column_schema,
+    markdown_table,
+    new_figure,
+    picture,
+    seconds_since,
+    short_dates,
+    sql,
+)
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
 from forecast_assets.sql import statement
 
@@ -19,12 +29,26 @@ if TYPE_CHECKING:
     from feature_repo.online_reader import OnlineFeatures
 
 _TOP = 10
+_FORECASTS = {
+    "forecast": "Sales in dollars",
+    "p10": "Sales in dollars that one week in ten stays below",
+    "p50": "Sales in dollars that half of the weeks stay below: the forecast",
+    "p90": "Sales in dollars that nine weeks in ten stay below",
+}
+_DESCRIPTIONS = {
+    "store": "The store",
+    "dept": "The department",
+    "week": "The coming week",
+    "model_version": "The champion's hash",
+    **_FORECASTS,
+}
 
 
 @dg.asset(
     group_name="serving",
     kinds={"postgres", "parquet"},
     owners=OWNERS,
+    tags=TAGS,
     pool=SERVING_POOL,
     deps=["online_features", "champion_model"],
     description="The champion's forecast, in dollars, of each live store and department for the coming week: the "
@@ -38,6 +62,7 @@ def weekly_forecasts(
     from serving.forecasting import service_for
     from trainer.bundle import bundle_hash, load_model
 
+    started = time.monotonic()
     champion = artifacts.models.champion()
     if champion is None:
         raise dg.Failure("there is no champion model yet: materialize champion_model first", allow_retries=False)
@@ -68,7 +93,8 @@ def weekly_forecasts(
             "model_version": pa.array([version] * len(keys)),
         }
     )
-    publish_forecasts(rows, week, postgres.settings())
+    settings = postgres.settings()
+    publish_forecasts(rows, week, settings)
     path = write_forecasts(rows, week, artifacts.forecasts)
     context.log.info(
         f"{len(keys):,} forecasts for the week of {week}, {forecast.sum() / 1e6:,.1f} million dollars in all"
@@ -77,7 +103,12 @@ def weekly_forecasts(
     return dg.MaterializeResult(
         metadata={
             "dagster/row_count": rows.num_rows,
-            "dagster/column_schema": column_schema(rows.schema),
+            "dagster/column_schema": column_schema(rows.schema, _DESCRIPTIONS),
+            "dagster/column_lineage": column_lineage(
+                columns_of("online_features", store="store", dept="dept", week=TIMESTAMP)
+                | {name: [f"online_features.{read}" for read in model.encoder.columns] for name in _FORECASTS}
+            ),
+            "dagster/table_name": f"{settings.database}.public.weekly_forecasts",
             "week": week.isoformat(),
             "model_version": version,
             "total_dollars": float(forecast.sum()),
@@ -90,6 +121,8 @@ def weekly_forecasts(
             ),
             "sales_and_forecast": _picture(largest[:4], postgres, artifacts),
             "file": dg.MetadataValue.path(path),
+            "seconds": seconds_since(started),
+            "sql": sql(statement("upsert_weekly_forecasts")),
         },
     )
 

@@ -1,14 +1,16 @@
 """The candidate: a model trained by a TrainJob."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
+from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.frame_checks import leaks
-from forecast_assets.metadata import embedded_picture, markdown_table
+from forecast_assets.metadata import embedded_picture, markdown_table, seconds_since
 from forecast_assets.resources import Artifacts, TrainJobs
 from forecast_assets.tracking import track_training
 from forecast_assets.training_resources import TrainingResources
@@ -19,6 +21,7 @@ from forecast_assets.training_run import TrainingConfig, bundle_name, train_bund
     group_name="model",
     kinds={"pytorch", "kubeflow"},
     owners=OWNERS,
+    tags=TAGS,
     deps=["training_frame"],
     pool=TRAINING_POOL,
     description="A model trained on the present frame by a TrainJob (torchrun, DDP). It does not serve. The same "
@@ -53,9 +56,15 @@ def candidate_model(
         )
         return
 
+    started = time.monotonic()
     result, resources = train_bundle(context, train_jobs, config, frame=current, bundle=bundle)
     facts = read_sidecar(bundle)
-    shown = {"trained": True, **_resource_metadata(resources), **_bundle_metadata(bundle, facts)}
+    shown = {
+        "trained": True,
+        "seconds": seconds_since(started),
+        **_resource_metadata(resources),
+        **_bundle_metadata(bundle, facts),
+    }
     artifacts.models.set_candidate(bundle)
     track_training(bundle, facts, data_version=bundle_hash(bundle), run_id=context.run.run_id, log=context.log)
     yield result._replace(metadata={**(result.metadata or {}), **shown})

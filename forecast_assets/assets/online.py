@@ -7,14 +7,17 @@ from datetime import UTC, datetime
 import dagster as dg
 from pydantic import Field
 
-from feature_repo.features import VIEWS
+from feature_repo.features import ENTITY_KEYS, TAGS, VIEWS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
-from forecast_assets.metadata import markdown_table
+from forecast_assets.lineage import column_lineage, joined_sources
+from forecast_assets.metadata import feature_schema, markdown_table, seconds_since
 from forecast_assets.online_state import OnlineState, why_in_full
 from forecast_assets.resources import FeastStore, Postgres
 from forecast_assets.sql import statement
 
 PARITY_CHECK = "online_equals_offline"
+
+_FEATURES = tuple(feature for view in VIEWS for feature in view.features)
 
 
 class OnlineConfig(dg.Config):
@@ -31,6 +34,7 @@ class OnlineConfig(dg.Config):
     group_name="serving",
     kinds={"feast", "postgres"},
     owners=OWNERS,
+    tags=TAGS,
     deps=[*(view.name for view in VIEWS), "champion_model"],
     pool=SERVING_POOL,
     check_specs=[
@@ -76,7 +80,9 @@ def online_features(
     yield dg.MaterializeResult(
         data_version=dg.DataVersion("-".join(version[:16] for _, version in versions)),
         metadata={
-            "series": len(keys),
+            "dagster/row_count": len(keys),
+            "dagster/column_schema": feature_schema(ENTITY_KEYS, _FEATURES),
+            "dagster/column_lineage": column_lineage(joined_sources(_FEATURES)),
             "seconds": round(seconds, 2),
             "in_full": reason or "no: only the weeks since the last time",
             **state.to_metadata(),
@@ -95,7 +101,7 @@ def online_features(
                 ("feature", "store", "dept", "online", "offline"),
                 [(d.feature, d.store, d.dept, d.online, d.offline) for d in parity.first],
             ),
-            "seconds": round(time.monotonic() - materialized, 2),
+            "seconds": seconds_since(materialized),
         },
     )
 

@@ -1,18 +1,20 @@
 """The drop: three CSV files, taken as one set because they describe each other."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
 import psycopg
 
+from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN
 from forecast_assets.ingest.drop import Drop, DropFile, RowChanges, read_drop, row_changes
 from forecast_assets.ingest.files import DropRefusedError
 from forecast_assets.ingest.ledger import record_accepted, record_refused
 from forecast_assets.ingest.quarantine import quarantine
-from forecast_assets.metadata import column_schema, null_rates, picture, weekly_totals
+from forecast_assets.metadata import column_schema, null_rates, picture, seconds_since, weekly_totals
 from forecast_assets.resources import Artifacts, LandingZone, Postgres
 
 ACCEPTED_CHECK = "last_arrival_accepted"
@@ -31,7 +33,7 @@ Event = dg.MaterializeResult[None] | dg.AssetCheckResult
 
 @dg.multi_asset(
     specs=[
-        dg.AssetSpec(name, group_name="raw", kinds={"csv"}, owners=OWNERS, description=description)
+        dg.AssetSpec(name, group_name="raw", kinds={"csv"}, owners=OWNERS, tags=TAGS, description=description)
         for name, description in _DESCRIPTIONS.items()
     ],
     check_specs=[
@@ -56,6 +58,7 @@ def raw_drop(
     context: dg.AssetExecutionContext, landing_zone: LandingZone, artifacts: Artifacts, postgres: Postgres
 ) -> Iterator[Event]:
     """Validate the drop as a set, keep it, and enter its files in the ingest ledger. All of it or nothing."""
+    started = time.monotonic()
     folder = landing_zone.folder(context.log)
     try:
         drop = read_drop(folder)
@@ -70,9 +73,10 @@ def raw_drop(
     with retried_when_connections_break():
         new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
     artifacts.raw.save(drop)
+    facts = {"new_files_in_ledger": new, "seconds_for_the_drop": seconds_since(started)}
     for file in drop.files:
         context.log.info(f"{file.source.name}: {file.rows:,} rows{_span(file)}")
-        yield from _selected(context, _accepted(file, before, artifacts, new))
+        yield from _selected(context, _accepted(file, before, artifacts, facts))
 
 
 def _refuse(context: dg.AssetExecutionContext, refusal: DropRefusedError, postgres: Postgres) -> Iterator[Event]:
@@ -92,7 +96,7 @@ def _refuse(context: dg.AssetExecutionContext, refusal: DropRefusedError, postgr
     yield dg.AssetCheckResult(asset_key="train_csv", check_name=HISTORY_CHECK, passed=True)
 
 
-def _accepted(file: DropFile, before: Drop | None, artifacts: Artifacts, new: int) -> Iterator[Event]:
+def _accepted(file: DropFile, before: Drop | None, artifacts: Artifacts, facts: dict[str, Any]) -> Iterator[Event]:
     name = file.name.replace(".", "_")
     changed = RowChanges(file.table.num_rows, 0, 0)
     if before is not None:
@@ -102,7 +106,7 @@ def _accepted(file: DropFile, before: Drop | None, artifacts: Artifacts, new: in
     yield dg.MaterializeResult(
         asset_key=name,
         data_version=dg.DataVersion(file.content_hash),
-        metadata=_metadata(file, artifacts) | {"new_files_in_ledger": new, **counts},
+        metadata=_metadata(file, artifacts) | facts | counts,
     )
     yield dg.AssetCheckResult(
         asset_key=name, check_name=ACCEPTED_CHECK, passed=True, metadata={"content_hash": file.content_hash}

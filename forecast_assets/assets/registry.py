@@ -1,12 +1,14 @@
 """The Feast registry and its feature views: what the feature store knows of the tables."""
 
+import time
 from collections.abc import Iterator
 
 import dagster as dg
 
-from feature_repo.features import TIMESTAMP, VIEWS, View
+from feature_repo.features import TAGS, VIEWS, View
 from forecast_assets.assets.common import OWNERS
-from forecast_assets.metadata import markdown_table
+from forecast_assets.lineage import column_lineage, view_sources
+from forecast_assets.metadata import feature_schema, markdown_table, seconds_since
 from forecast_assets.resources import FeastStore
 
 REGISTRY = "feast_registry"
@@ -18,16 +20,11 @@ def _view_spec(view: View) -> dg.AssetSpec:
         group_name="feature_store",
         kinds={"feast", "python"} if view.on_demand else {"feast", "postgres"},
         owners=OWNERS,
+        tags=TAGS,
         deps=[*view.sources, REGISTRY],
         description=f"Feature view by {', '.join(view.keys)}. {view.description}.",
-        metadata={"dagster/column_schema": _column_schema(view)},
+        metadata={"dagster/column_schema": feature_schema(view.keys, view.features)},
     )
-
-
-def _column_schema(view: View) -> dg.TableSchema:
-    keys = [dg.TableColumn(key, "int64", f"The {key}") for key in view.keys]
-    time = dg.TableColumn(TIMESTAMP, "timestamp", "The week that the values are for")
-    return dg.TableSchema([*keys, time, *(dg.TableColumn(f.name, f.type, f.description) for f in view.features)])
 
 
 @dg.multi_asset(
@@ -37,6 +34,7 @@ def _column_schema(view: View) -> dg.TableSchema:
             group_name="feature_store",
             kinds={"feast", "postgres"},
             owners=OWNERS,
+            tags=TAGS,
             deps=sorted({source for view in VIEWS if not view.on_demand for source in view.sources}),
             description="Entities, feature views and feature services of feature_repo/, applied to the SQL registry.",
         ),
@@ -50,6 +48,7 @@ def feast_registry(context: dg.AssetExecutionContext, feast: FeastStore) -> Iter
     from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
     from feature_repo.store import apply_definitions
 
+    started = time.monotonic()
     with feast.open() as store:
         apply_definitions(store)
     context.log.info(
@@ -68,6 +67,7 @@ def feast_registry(context: dg.AssetExecutionContext, feast: FeastStore) -> Iter
                 ),
                 "feature_count": sum(len(view.features) for view in VIEWS),
                 "services": ", ".join(service.name for service in FEATURE_SERVICES),
+                "seconds": seconds_since(started),
             },
         )
     for view in VIEWS:
@@ -76,5 +76,9 @@ def feast_registry(context: dg.AssetExecutionContext, feast: FeastStore) -> Iter
             yield dg.MaterializeResult(
                 asset_key=view.name,
                 data_version=dg.DataVersion(definition_hash(views[view.name])),
-                metadata={"feature_count": len(view.features), "services": ", ".join(served)},
+                metadata={
+                    "dagster/column_lineage": column_lineage(view_sources(view)),
+                    "feature_count": len(view.features),
+                    "services": ", ".join(served),
+                },
             )

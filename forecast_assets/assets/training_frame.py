@@ -10,9 +10,10 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TIMESTAMP, TRAINING_SERVICE
+from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TAGS, TIMESTAMP, TRAINING_SERVICE
 from forecast_assets.assets.common import OWNERS, TABLES_POOL
-from forecast_assets.metadata import column_schema, markdown_table
+from forecast_assets.lineage import column_lineage, joined_sources
+from forecast_assets.metadata import column_schema, markdown_table, seconds_since, sql
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
 from forecast_assets.schemas import FrameValidator
 from forecast_assets.sql import statement
@@ -25,6 +26,7 @@ ENTITY_CHECK = "one_row_per_labelled_week"
     group_name="feature_store",
     kinds={"feast", "parquet"},
     owners=OWNERS,
+    tags=TAGS,
     deps=FRAME_VIEWS,
     pool=TABLES_POOL,
     check_specs=[
@@ -58,11 +60,11 @@ def training_frame(
         store = stack.enter_context(feast.open())
         service = store.get_feature_service(TRAINING_SERVICE)
         scratch = artifacts.frames.folder
-        batches = stack.enter_context(feast.batches(store, entity_rows, TRAINING_SERVICE, scratch))
-        first = next(batches)
+        retrieval = stack.enter_context(feast.retrieve(store, entity_rows, TRAINING_SERVICE, scratch))
+        first = next(retrieval.batches)
         staged = stack.enter_context(artifacts.frames.stage(first.schema))
         validator, seen = FrameValidator(), _Counts()
-        for batch in chain([first], batches):
+        for batch in chain([first], retrieval.batches):
             rows = pa.Table.from_batches([batch])
             validator.check(rows)
             seen.add(rows)
@@ -97,6 +99,7 @@ def training_frame(
         metadata={
             "dagster/row_count": manifest.rows,
             "dagster/column_schema": column_schema(first.schema, {f.name: f.description for f in FRAME_FEATURES}),
+            "dagster/column_lineage": column_lineage(joined_sources(FRAME_FEATURES)),
             "first_week": manifest.first_week,
             "last_week": manifest.last_week,
             "chunks": len(manifest.chunks),
@@ -105,8 +108,8 @@ def training_frame(
                 [(name, f"{count / seen.rows:.1%}") for name, count in seen.missing.items() if count],
             ),
             "rows_per_week": f"{min(seen.weeks.values())} to {max(seen.weeks.values())}",
-            "seconds": round(time.monotonic() - started, 2),
-            "entity_rows": dg.MetadataValue.md(f"```sql\n{entity_rows}\n```"),
+            "seconds": seconds_since(started),
+            "sql": sql(retrieval.sql),
         },
     )
 
