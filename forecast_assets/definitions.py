@@ -18,6 +18,7 @@ from forecast_assets.automation import automated, automation_sensor
 from forecast_assets.checks import training_frame_checks
 from forecast_assets.code_references import with_code_references
 from forecast_assets.console import progress_logger
+from forecast_assets.cut_off_runs import cut_off_runs_sensor
 from forecast_assets.freshness import with_freshness
 from forecast_assets.jobs import forecast, full_refresh, ingest, retrain, weekly_refresh
 from forecast_assets.landing_sensor import landing_zone_sensor
@@ -48,7 +49,7 @@ defs = dg.Definitions(
     asset_checks=[training_frame_checks, inputs_as_in_training],
     jobs=[ingest, retrain, forecast, full_refresh, rollback],
     schedules=[weekly_refresh],
-    sensors=[landing_zone_sensor, automation_sensor, tell_failed_runs, tell_failed_checks],
+    sensors=[landing_zone_sensor, automation_sensor, cut_off_runs_sensor, tell_failed_runs, tell_failed_checks],
     resources={
         "postgres": postgres,
         "feast": FeastStore(postgres=postgres),

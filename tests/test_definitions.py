@@ -50,6 +50,7 @@ def test_the_jobs_and_what_starts_by_itself(repository: dg.RepositoryDefinition)
     assert jobs == {"ingest", "retrain", "forecast", "full_refresh", "rollback"}
     assert started == {
         "automation": "RUNNING",
+        "cut_off_runs": "RUNNING",
         "landing_zone": "RUNNING",
         "tell_failed_checks": "RUNNING",
         "tell_failed_runs": "RUNNING",

@@ -1,0 +1,67 @@
+"""A run whose process is gone is marked as failed, so that it is started again; one that lives is left alone."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import dagster as dg
+import pytest
+from dagster._core.events import EngineEventData
+from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.test_utils import create_run_for_test
+
+from forecast_assets.cut_off_runs import cut_off_runs_sensor
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.instance_for_test(
+        {"run_launcher": {"module": DefaultRunLauncher.__module__, "class": DefaultRunLauncher.__name__}}
+    ) as instance:
+        yield instance
+
+
+def started_run(instance: dg.DagsterInstance, pid: int) -> str:
+    """A run that counts as running, in the process of this number."""
+    run = create_run_for_test(instance, status=dg.DagsterRunStatus.STARTING)
+    instance.report_engine_event("Started process for run", run, EngineEventData.in_process(pid))
+    instance.report_dagster_event(
+        dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_START.value, job_name=run.job_name), run.run_id
+    )
+    return run.run_id
+
+
+def status(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status
+
+
+def look(instance: dg.DagsterInstance) -> str:
+    skipped = cut_off_runs_sensor(dg.build_sensor_context(instance=instance))
+    assert isinstance(skipped, dg.SkipReason)
+    return skipped.skip_message or ""
+
+
+def test_a_run_whose_process_is_gone_fails_and_others_go_on(instance: dg.DagsterInstance) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    gone, alive = started_run(instance, ended.pid), started_run(instance, os.getpid())
+
+    assert look(instance) == "1 of 2 runs were cut off"
+    assert status(instance, gone) == dg.DagsterRunStatus.FAILURE
+    assert status(instance, alive) == dg.DagsterRunStatus.STARTED
+    assert look(instance) == "0 of 1 runs were cut off"
+
+
+def test_a_later_process_of_the_same_number_is_not_taken_for_the_runs(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = started_run(instance, os.getpid())
+    monkeypatch.setattr("psutil.Process.create_time", lambda _process: time.time() + 60)
+
+    look(instance)
+
+    assert status(instance, run) == dg.DagsterRunStatus.FAILURE
