@@ -165,7 +165,6 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "training": Benchmark(
         module="training",
-        quick=("--size", "0.1"),
         claims=(
             _claim("frame_to_bundle_seconds", "from frame to bundle, two cores", bound=60),
             _claim(
