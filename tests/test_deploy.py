@@ -1,10 +1,12 @@
 """What `deploy/` renders to is valid, refers to nothing that is not there, and allows what it should and no more."""
 
 import ast
+import base64
 import copy
 import json
 import re
 import shutil
+import subprocess
 import sys
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 import yaml
 
 from deploy.checks import helm, network, references, schemas
-from deploy.checks.render import DEPLOY, OVERLAYS, Document, overlay
+from deploy.checks.render import COMPONENTS, DEPLOY, OVERLAYS, Document, overlay, with_components
+from serving.settings import Settings
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
 
@@ -21,7 +24,10 @@ SECRETS: dict[str, set[str]] = yaml.safe_load((DEPLOY / "secrets.yaml").read_tex
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Document]]:
-    return {name: overlay(name) for name in OVERLAYS}
+    components = {name: with_components([name]) for name in COMPONENTS}
+    # The component feature-server is what the operator is for: one or the other.
+    everything = with_components([name for name in COMPONENTS if name not in ("feature-server", "kserve")])
+    return {**{name: overlay(name) for name in OVERLAYS}, **components, "everything": everything}
 
 
 def one(documents: list[Document], kind: str, name: str) -> Document:
@@ -29,7 +35,7 @@ def one(documents: list[Document], kind: str, name: str) -> Document:
     return found
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Document]], name: str) -> None:
     unknown = set()
     for document in rendered[name]:
@@ -40,6 +46,8 @@ def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Docume
     assert unknown <= {
         "Cluster",
         "Database",
+        "FeatureStore",
+        "InferenceService",
         "Pooler",
         "ScheduledBackup",
         "PodMonitor",
@@ -48,7 +56,7 @@ def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Docume
     }
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 def test_everything_referred_to_is_there(rendered: dict[str, list[Document]], name: str) -> None:
     assert list(references.findings([*rendered[name], *helm.pods()], SECRETS)) == []
 
@@ -136,7 +144,8 @@ STRANGER = {"app": "stranger"}
         (RAY, DAGSTER, 80, False),
         (DAGSTER, RAY, 10001, True),
         (DAGSTER, RAY, 6379, False),
-        (TRAINER, RAY, 10001, False),
+        (TRAINER, RAY, 10001, True),
+        (TRAINER, RAY, 6379, False),
         (SERVICE, POSTGRES, 5432, True),
         (SERVICE, REDIS, 6379, True),
         (SERVICE, TRAINER, 29500, False),
@@ -173,7 +182,7 @@ def test_dagster_may_write_trainjobs_and_nothing_else(rendered: dict[str, list[D
     assert not any(d["kind"].startswith("ClusterRole") for d in rendered["cluster"])
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, "feature-server", "kserve"])
 def test_every_pod_of_ours_passes_the_restricted_standard(rendered: dict[str, list[Document]], name: str) -> None:
     for document in rendered[name]:
         for template in references.pod_templates(document):
@@ -260,6 +269,81 @@ def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
         assert re.search(rf"^{package}==\d", lock, re.MULTILINE)
 
 
+def test_policies_name_pods_that_there_are(rendered: dict[str, list[Document]]) -> None:
+    documents = [*rendered["everything"], *rendered["feature-server"], *helm.pods()]
+    pods = [labels for document in documents for labels in references.pod_labels(document)]
+    for policy in (document for document in documents if document["kind"] == "NetworkPolicy"):
+        rules = [*policy["spec"].get("ingress", []), *policy["spec"].get("egress", [])]
+        peers = [peer for rule in rules for peer in (*rule.get("from", []), *rule.get("to", []))]
+        for peer in (peer for peer in peers if "namespaceSelector" not in peer):
+            selector = peer["podSelector"]["matchLabels"]
+            assert any(references.matches(selector, labels) for labels in pods), (policy["metadata"]["name"], selector)
+
+
+# What others read: libpq, Feast, Dagster's chart, torch, and whoever needs a home.
+OTHERS = {"PGUSER", "PGPASSWORD", "FEATURE_STORE_YAML_BASE64", "REDIS_PASSWORD", "TORCHINDUCTOR_CACHE_DIR", "HOME"}
+
+
+def test_every_variable_that_is_set_is_read_by_somebody(rendered: dict[str, list[Document]]) -> None:
+    folders = ("feature_repo", "forecast_assets", "serving", "trainer")
+    paths = [path for folder in folders for path in (DEPLOY.parent / folder).rglob("*") if path.is_file()]
+    code = "\n".join(path.read_text() for path in paths if path.suffix in (".py", ".yaml"))
+    documents = [*rendered["everything"], *rendered["feature-server"], *rendered["cluster"], *helm.pods()]
+    variables = {
+        variable["name"]: variable.get("value", "1")
+        for document in documents
+        for template in references.pod_templates(document)
+        for container in template["spec"]["containers"]
+        for variable in container.get("env", [])
+    }
+    assert len(variables) > 15
+    serving = {name: value for name, value in variables.items() if name.startswith("SERVING_")}
+    assert Settings.from_environment(serving).host == "0.0.0.0"  # noqa: S104 - raises for one that is no setting
+    unread = {name for name in variables.keys() - serving.keys() - OTHERS if not name.startswith("DAGSTER_PG_")}
+    assert {name for name in unread if f'"{name}"' not in code and f"${{{name}}}" not in code} == set()
+
+
+def test_the_feature_store_that_the_operator_is_given_is_the_repositorys(rendered: dict[str, list[Document]]) -> None:
+    config = one(rendered["feast-operator"], "ConfigMap", "feast-config")["data"]["feature_store.yaml.base64"]
+    assert base64.b64decode(config) == (DEPLOY.parent / "feature_repo" / "feature_store.yaml").read_bytes()
+
+
+def test_the_feature_server_has_every_variable_of_the_feature_store(rendered: dict[str, list[Document]]) -> None:
+    asked = set(re.findall(r"\$\{(\w+)\}", (DEPLOY.parent / "feature_repo" / "feature_store.yaml").read_text()))
+    for name, kind in (("feature-server", "Deployment"), ("feast-operator", "FeatureStore")):
+        document = one(rendered[name], kind, "feature-server" if kind == "Deployment" else "forecast")
+        (container,) = (c for pod in references.pod_templates(document) for c in pod["spec"]["containers"])
+        assert asked - {"FEAST_REDIS_CONNECTION"} <= {variable["name"] for variable in container["env"]}
+
+
+def test_examples_of_secrets_make_those_that_are_declared() -> None:
+    external = list(yaml.safe_load_all((DEPLOY / "secrets" / "external-secrets.yaml").read_text()))
+    stores = {document["metadata"]["name"] for document in external if document["kind"] == "SecretStore"}
+    made = {}
+    for document in (document for document in external if document["kind"] == "ExternalSecret"):
+        assert document["spec"]["secretStoreRef"]["name"] in stores
+        made[document["spec"]["target"]["name"]] = [entry["secretKey"] for entry in document["spec"]["data"]]
+    assert made == SECRETS
+
+    script = ["sh", str(DEPLOY / "secrets" / "new.sh")]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    secrets = {document["metadata"]["name"]: document["stringData"] for document in yaml.safe_load_all(printed)}
+    assert {name: list(values) for name, values in secrets.items()} == SECRETS
+    passwords = [values["password"] for values in secrets.values() if "password" in values]
+    assert len(set(passwords)) == len(passwords) == 5
+    assert min(map(len, passwords)) == 48
+
+
+def test_no_secret_is_in_what_is_rendered(rendered: dict[str, list[Document]]) -> None:
+    for documents in rendered.values():
+        assert not [document for document in documents if document["kind"] == "Secret"]
+        for document in documents:
+            for template in references.pod_templates(document):
+                for container in template["spec"]["containers"]:
+                    secret = [v for v in container.get("env", []) if re.search("PASSWORD|KEY|TOKEN", v["name"])]
+                    assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
+
+
 def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
     rendered: dict[str, list[Document]],
 ) -> None:
@@ -273,3 +357,17 @@ def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
     assert asked <= {name for name, keys in SECRETS.items() if {"username", "password"} <= set(keys)}
     credentials = cluster["backup"]["barmanObjectStore"]["s3Credentials"].values()
     assert all(reference["key"] in SECRETS[reference["name"]] for reference in credentials)
+
+
+def test_the_feature_server_is_reached_by_dagsters_runs_and_reaches_the_online_stores_only(
+    rendered: dict[str, list[Document]],
+) -> None:
+    for name, server in (
+        ("feature-server", {"app.kubernetes.io/name": "feature-server"}),
+        ("everything", {"feast.dev/name": "forecast"}),
+    ):
+        policies = [*rendered[name], *(d for d in rendered["cluster"] if d["metadata"]["name"] == "redis")]
+        reached = [network.allowed(policies, DAGSTER, server, 6566), network.allowed(policies, server, POSTGRES, 5432)]
+        assert [*reached, network.allowed(policies, server, REDIS, 6379)] == [True, True, True]
+        refused = [network.allowed(policies, STRANGER, server, 6566), network.allowed(policies, server, SERVICE, 8080)]
+        assert [*refused, network.allowed(policies, server, RAY, 10001)] == [False, False, False]
