@@ -3,12 +3,12 @@
 Secrets that others make (operators, External Secrets, an administrator) are declared in `deploy/secrets.yaml`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from deploy.checks.render import Document, label
 
-Keys = Mapping[str, set[str]]
+Keys = Mapping[str, Collection[str]]
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a server listens on in its pod
 
