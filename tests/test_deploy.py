@@ -344,6 +344,15 @@ def test_no_secret_is_in_what_is_rendered(rendered: dict[str, list[Document]]) -
                     assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
 
 
+def test_runs_on_the_cluster_share_pools_as_on_a_laptop() -> None:
+    """What one run reads, no other replaces meanwhile: the assets rely on it."""
+    laptop = yaml.safe_load((DEPLOY.parent / "dagster.yaml").read_text())["concurrency"]["pools"]
+    server = yaml.safe_load((DEPLOY / "server" / "dagster.yaml").read_text())["concurrency"]["pools"]
+    chart = yaml.safe_load((DEPLOY / "helm" / "dagster.yaml").read_text())["concurrency"]
+    assert laptop == server == {"granularity": "run", "default_limit": 1}
+    assert (chart["enabled"], chart["pools"]) == (True, {"granularity": "run", "defaultLimit": 1})
+
+
 def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
     rendered: dict[str, list[Document]],
 ) -> None:
