@@ -1,7 +1,7 @@
 """How cost grows with the number of series: ``python -m benchmarks.scaling [--size N] [--skip-training]``.
 
 The sample data at N times the stores, through each stage of the graph on one machine with the embedded PostgreSQL; each
-stage is a process of its own, whose peak resident size is reported. The training is one epoch of the default model.
+stage is a process of its own, whose peak resident size is reported, imports included. The training is one epoch of the default model.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def main() -> int:
 
 
 def _apart(work: Callable[..., None], *arguments: Any) -> tuple[float, float]:
-    """Seconds and peak resident MB of ``work`` in a process of its own; what it imports first is not counted."""
+    """Seconds and peak resident MB of ``work`` in a process of its own, imports included."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_timed, work, *arguments).result()
 
@@ -154,9 +154,9 @@ def _sizes(settings: PostgresSettings, folder: Path) -> dict[str, float]:
     return {
         "rows": rows,
         "series": series,
-        "database_mb": round(size / 1e6),
-        "csv_mb": round(bytes_of["landing"] / 1e6),
-        "frame_mb": round(bytes_of["frames"] / 1e6),
+        "database_bytes": size,
+        "csv_bytes": bytes_of["landing"],
+        "frame_bytes": bytes_of["frames"],
     }
 
 
