@@ -1,7 +1,8 @@
 """How cost grows with the number of series: ``python -m benchmarks.scaling [--size N] [--skip-training]``.
 
 The sample data at N times the stores, through each stage of the graph on one machine with the embedded PostgreSQL; each
-stage is a process of its own, whose peak resident size is reported, imports included. The training is one epoch of the default model.
+stage is a process of its own, whose peak resident size is reported, imports included. The training is one epoch of the
+default model.
 """
 
 import argparse
