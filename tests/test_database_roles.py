@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -109,7 +110,7 @@ def test_the_exporters_questions_are_answered_and_give_the_metrics_that_alerts_r
                 [f"2012-10-{week:02}", wape],
             )
     rules = (DEPLOY / "base/observability/rules.yaml").read_text()
-    answers = {}
+    answers: dict[str, Any] = {}
     with psycopg.connect(replace(owned, user="postgres").url) as connection:
         connection.execute("SET ROLE pg_monitor")
         for name, question in yaml.safe_load(text).items():
