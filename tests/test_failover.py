@@ -55,9 +55,10 @@ def test_no_commit_that_was_answered_is_lost(proof: Proof) -> None:
     assert committing.refusals
 
 
-def test_the_service_tells_to_come_again_and_then_answers_as_before(proof: Proof) -> None:
+def test_the_service_at_most_tells_to_come_again_and_then_answers_as_before(proof: Proof) -> None:
     asking = proof.seen.asking
-    assert asking.refusals == {"503 the online store does not answer: try again in a moment"}
+    # None, where the three attempts of the request that was being answered outlast the outage.
+    assert asking.refusals <= {"503 the online store does not answer: try again in a moment"}
     assert all(answer == asking.answered[0] for answer in asking.answered)
     assert asking.told[-1][1] is not None
     assert asking.back_after(proof.seen.killed) < proof.seen.outage + 10
