@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable
 
 import dagster as dg
+import psycopg
 
 from feature_repo.paths import PROJECT_ROOT
 from forecast_assets.definitions import defs
@@ -41,7 +42,7 @@ def _summarize(artifacts: Artifacts, seconds: float) -> None:
     champion = artifacts.models.champion()
     assert champion is not None  # noqa: S101 - champion_model succeeded
     facts = read_sidecar(champion)
-    with Postgres().connect() as connection:
+    with psycopg.connect(Postgres().settings().url) as connection:
         counts = connection.execute("SELECT table_name, row_count FROM feature_table_versions ORDER BY 1").fetchall()
         forecasts = connection.execute(
             "SELECT week, store, dept, forecast, count(*) OVER () FROM weekly_forecasts "

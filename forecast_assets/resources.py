@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -15,6 +15,7 @@ from pydantic import Field
 
 from feature_repo.database import PostgresSettings, connect_settings
 from feature_repo.paths import data_dir
+from forecast_assets.assets.common import retried_when_connections_break
 from forecast_assets.frame_store import FrameStore
 from forecast_assets.model_store import ModelStore
 from forecast_assets.raw_store import RawStore
@@ -40,9 +41,14 @@ class Postgres(dg.ConfigurableResource["Postgres"]):
         """Address and credentials."""
         return connect_settings()
 
-    def connect(self) -> psycopg.Connection[tuple[Any, ...]]:
-        """A connection, to be used in a ``with`` block: committed at its end, rolled back on an exception."""
-        return psycopg.connect(self.settings().url)
+    @contextmanager
+    def connect(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """A connection, for a step's ``with`` block: committed at its end, rolled back on an exception.
+
+        If the connection breaks, the step is run again.
+        """
+        with retried_when_connections_break(), psycopg.connect(self.settings().url) as connection:
+            yield connection
 
 
 class FeastStore(dg.ConfigurableResource["FeastStore"]):
@@ -55,11 +61,16 @@ class FeastStore(dg.ConfigurableResource["FeastStore"]):
         "FEAST_RAY_ADDRESS; without that, no Ray: one process retrieves.",
     )
 
-    def open(self) -> AbstractContextManager["FeatureStore"]:
-        """The store, to be used in a ``with`` block, at the end of which its connections are closed."""
+    @contextmanager
+    def open(self) -> Iterator["FeatureStore"]:
+        """The store, for a step's ``with`` block, at the end of which its connections are closed.
+
+        If a connection breaks, the step is run again.
+        """
         from feature_repo.store import open_store
 
-        return open_store(self.postgres.settings())
+        with retried_when_connections_break(), open_store(self.postgres.settings()) as store:
+            yield store
 
     @contextmanager
     def retrieve(

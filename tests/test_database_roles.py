@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ from feature_repo.store import apply_definitions, open_store
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
 from forecast_assets.ingest.publish import publish
+from forecast_assets.sql import statement
 
 pytestmark = pytest.mark.filterwarnings("ignore:On demand feature view is an experimental feature:RuntimeWarning")
 
@@ -94,3 +96,29 @@ def test_readers_write_and_create_nothing(owned: PostgresSettings, role: str) ->
         for schema in ("public", "feast_registry", "feast_online"):
             held = connection.execute("SELECT has_schema_privilege(%s, %s, 'CREATE')", (role, schema)).fetchone()
             assert held == (False,), schema
+
+
+def test_the_exporters_questions_are_answered_and_give_the_metrics_that_alerts_read(owned: PostgresSettings) -> None:
+    text = yaml.safe_load((DEPLOY / "base/postgres/queries.yaml").read_text())["data"]["queries"]
+    with psycopg.connect(owned.url) as connection:
+        connection.execute(statement("create_weekly_forecasts").encode())
+        connection.execute(statement("create_forecast_accuracy").encode())
+        connection.execute("INSERT INTO weekly_forecasts VALUES (1, 1, '2012-11-02', 10, 'v')")
+        for week, wape in enumerate((0.1, 0.1, 0.3, 0.3, 0.3, 0.3)):
+            connection.execute(
+                "INSERT INTO forecast_accuracy VALUES ('week', %s, 1, 0, 0, 0, %s, 0, 0, 0)",
+                [f"2012-10-{week:02}", wape],
+            )
+    rules = (DEPLOY / "base/observability/rules.yaml").read_text()
+    answers: dict[str, Any] = {}
+    with psycopg.connect(replace(owned, user="postgres").url) as connection:
+        connection.execute("SET ROLE pg_monitor")
+        for name, question in yaml.safe_load(text).items():
+            cursor = connection.execute(question["query"].encode())
+            columns = [column.name for column in cursor.description or ()]
+            assert columns == [name for metric in question["metrics"] for name in metric]
+            answers |= dict(zip((f"cnpg_{name}_{column}" for column in columns), cursor.fetchone() or (), strict=True))
+    assert all(metric in rules for metric in answers)
+    assert 0 <= answers["cnpg_forecast_age_seconds"] < 60
+    assert answers["cnpg_forecast_accuracy_last_weeks_wape"] == pytest.approx(0.3)
+    assert answers["cnpg_forecast_accuracy_wape"] == pytest.approx(7 / 30)

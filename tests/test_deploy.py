@@ -1,27 +1,34 @@
 """What `deploy/` renders to is valid, refers to nothing that is not there, and allows what it should and no more."""
 
 import ast
+import base64
 import copy
 import json
 import re
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
 from deploy.checks import helm, network, references, schemas
-from deploy.checks.render import DEPLOY, OVERLAYS, Document, overlay
+from deploy.checks.render import COMPONENTS, DEPLOY, OVERLAYS, Document, overlay, with_components
+from serving.settings import Settings
 
 pytestmark = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl, which renders, is not installed")
 
-SECRETS: dict[str, set[str]] = yaml.safe_load((DEPLOY / "secrets.yaml").read_text())
+SECRETS: dict[str, list[str]] = yaml.safe_load((DEPLOY / "secrets.yaml").read_text())
 
 
 @pytest.fixture(scope="module")
 def rendered() -> dict[str, list[Document]]:
-    return {name: overlay(name) for name in OVERLAYS}
+    components = {name: with_components([name]) for name in COMPONENTS}
+    # The component feature-server is what the operator is for: one or the other.
+    everything = with_components([name for name in COMPONENTS if name not in ("feature-server", "kserve")])
+    return {**{name: overlay(name) for name in OVERLAYS}, **components, "everything": everything}
 
 
 def one(documents: list[Document], kind: str, name: str) -> Document:
@@ -29,7 +36,7 @@ def one(documents: list[Document], kind: str, name: str) -> Document:
     return found
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Document]], name: str) -> None:
     unknown = set()
     for document in rendered[name]:
@@ -40,6 +47,8 @@ def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Docume
     assert unknown <= {
         "Cluster",
         "Database",
+        "FeatureStore",
+        "InferenceService",
         "Pooler",
         "ScheduledBackup",
         "PodMonitor",
@@ -48,7 +57,7 @@ def test_every_document_of_a_known_kind_is_valid(rendered: dict[str, list[Docume
     }
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, *COMPONENTS])
 def test_everything_referred_to_is_there(rendered: dict[str, list[Document]], name: str) -> None:
     assert list(references.findings([*rendered[name], *helm.pods()], SECRETS)) == []
 
@@ -136,7 +145,8 @@ STRANGER = {"app": "stranger"}
         (RAY, DAGSTER, 80, False),
         (DAGSTER, RAY, 10001, True),
         (DAGSTER, RAY, 6379, False),
-        (TRAINER, RAY, 10001, False),
+        (TRAINER, RAY, 10001, True),
+        (TRAINER, RAY, 6379, False),
         (SERVICE, POSTGRES, 5432, True),
         (SERVICE, REDIS, 6379, True),
         (SERVICE, TRAINER, 29500, False),
@@ -173,7 +183,7 @@ def test_dagster_may_write_trainjobs_and_nothing_else(rendered: dict[str, list[D
     assert not any(d["kind"].startswith("ClusterRole") for d in rendered["cluster"])
 
 
-@pytest.mark.parametrize("name", OVERLAYS)
+@pytest.mark.parametrize("name", [*OVERLAYS, "feature-server", "kserve"])
 def test_every_pod_of_ours_passes_the_restricted_standard(rendered: dict[str, list[Document]], name: str) -> None:
     for document in rendered[name]:
         for template in references.pod_templates(document):
@@ -229,24 +239,35 @@ def test_dashboards_are_whole(rendered: dict[str, list[Document]]) -> None:
         assert all(target["expr"] for panel in panels for target in panel["targets"]), name
 
 
-def test_the_trainers_image_has_what_the_trainer_imports_and_no_more_of_dagster_than_its_pipes() -> None:
-    dockerfile = (DEPLOY / "images" / "trainer.Dockerfile").read_text()
-    (packages,) = re.findall(r"^ +(torch .*)$", dockerfile, re.MULTILINE)
-    installed = {package.replace("-", "_") for package in packages.split()}
-    imported = {
-        name.split(".")[0]
-        for path in (DEPLOY.parent / "trainer").glob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module or ""]
-            if isinstance(node, ast.ImportFrom)
-            else []
-        )
-    }
-    assert imported - sys.stdlib_module_names - {"trainer"} <= installed
+# What is imported under another name than it is installed by, or comes with what is.
+DISTRIBUTIONS = {"yaml": "pyyaml", "sqlalchemy": "sqlalchemy", "psycopg_pool": "psycopg", "starlette": "fastapi"}
+COME_WITH = {"pydantic": "fastapi", "google": "feast", "redis": "feast"}
+# Imported inside functions, for what an image is not there for.
+NOT_THERE: dict[str, set[str]] = {"trainer": set(), "service": {"ray", "matplotlib"}}
+
+
+@pytest.mark.parametrize("name", ["trainer", "service"])
+def test_an_image_has_what_its_code_imports_and_no_more_of_dagster_than_its_pipes(name: str) -> None:
+    dockerfile = (DEPLOY / "images" / f"{name}.Dockerfile").read_text()
+    (packages,) = re.findall(r"^ +(torch (?:.*\\\n)*.*)$", dockerfile, re.MULTILINE)
+    installed = {re.sub(r"\[.*\]", "", part.strip('"')).lower() for part in packages.replace("\\", "").split()}
+    folders = re.findall(r"^COPY (\w+) /app/\1$", dockerfile, re.MULTILINE)
+    imported = {module for folder in folders for module in imported_by(DEPLOY.parent / folder)}
+    outside = imported - sys.stdlib_module_names - set(folders) - NOT_THERE[name]
+    wanted = {DISTRIBUTIONS.get(module) or COME_WITH.get(module) or module.replace("_", "-") for module in outside}
+    assert wanted <= installed
     assert "dagster" not in installed
+
+
+def imported_by(folder: Path) -> set[str]:
+    """The top-level modules that the code in a folder imports anywhere."""
+    found = set()
+    for node in (node for path in folder.rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
 
 
 def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
@@ -258,6 +279,90 @@ def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
         assert re.search(r"^ARG PYTHON=3\.11\.\d+-slim", text, re.MULTILINE)
     for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes"):
         assert re.search(rf"^{package}==\d", lock, re.MULTILINE)
+
+
+def test_policies_name_pods_that_there_are(rendered: dict[str, list[Document]]) -> None:
+    documents = [*rendered["everything"], *rendered["feature-server"], *helm.pods()]
+    pods = [labels for document in documents for labels in references.pod_labels(document)]
+    for policy in (document for document in documents if document["kind"] == "NetworkPolicy"):
+        rules = [*policy["spec"].get("ingress", []), *policy["spec"].get("egress", [])]
+        peers = [peer for rule in rules for peer in (*rule.get("from", []), *rule.get("to", []))]
+        for peer in (peer for peer in peers if "namespaceSelector" not in peer):
+            selector = peer["podSelector"]["matchLabels"]
+            assert any(references.matches(selector, labels) for labels in pods), (policy["metadata"]["name"], selector)
+
+
+# What others read: libpq, Feast, Dagster's chart, torch, and whoever needs a home.
+OTHERS = {"PGUSER", "PGPASSWORD", "FEATURE_STORE_YAML_BASE64", "REDIS_PASSWORD", "TORCHINDUCTOR_CACHE_DIR", "HOME"}
+
+
+def test_every_variable_that_is_set_is_read_by_somebody(rendered: dict[str, list[Document]]) -> None:
+    folders = ("feature_repo", "forecast_assets", "serving", "trainer")
+    paths = [path for folder in folders for path in (DEPLOY.parent / folder).rglob("*") if path.is_file()]
+    code = "\n".join(path.read_text() for path in paths if path.suffix in (".py", ".yaml"))
+    documents = [*rendered["everything"], *rendered["feature-server"], *rendered["cluster"], *helm.pods()]
+    variables = {
+        variable["name"]: variable.get("value", "1")
+        for document in documents
+        for template in references.pod_templates(document)
+        for container in template["spec"]["containers"]
+        for variable in container.get("env", [])
+    }
+    assert len(variables) > 15
+    serving = {name: value for name, value in variables.items() if name.startswith("SERVING_")}
+    assert Settings.from_environment(serving).host == "0.0.0.0"  # noqa: S104 - raises for one that is no setting
+    unread = {name for name in variables.keys() - serving.keys() - OTHERS if not name.startswith("DAGSTER_PG_")}
+    assert {name for name in unread if f'"{name}"' not in code and f"${{{name}}}" not in code} == set()
+
+
+def test_the_feature_store_that_the_operator_is_given_is_the_repositorys(rendered: dict[str, list[Document]]) -> None:
+    config = one(rendered["feast-operator"], "ConfigMap", "feast-config")["data"]["feature_store.yaml.base64"]
+    assert base64.b64decode(config) == (DEPLOY.parent / "feature_repo" / "feature_store.yaml").read_bytes()
+
+
+def test_the_feature_server_has_every_variable_of_the_feature_store(rendered: dict[str, list[Document]]) -> None:
+    asked = set(re.findall(r"\$\{(\w+)\}", (DEPLOY.parent / "feature_repo" / "feature_store.yaml").read_text()))
+    for name, kind in (("feature-server", "Deployment"), ("feast-operator", "FeatureStore")):
+        document = one(rendered[name], kind, "feature-server" if kind == "Deployment" else "forecast")
+        (container,) = (c for pod in references.pod_templates(document) for c in pod["spec"]["containers"])
+        assert asked - {"FEAST_REDIS_CONNECTION"} <= {variable["name"] for variable in container["env"]}
+
+
+def test_examples_of_secrets_make_those_that_are_declared() -> None:
+    external = list(yaml.safe_load_all((DEPLOY / "secrets" / "external-secrets.yaml").read_text()))
+    stores = {document["metadata"]["name"] for document in external if document["kind"] == "SecretStore"}
+    made = {}
+    for document in (document for document in external if document["kind"] == "ExternalSecret"):
+        assert document["spec"]["secretStoreRef"]["name"] in stores
+        made[document["spec"]["target"]["name"]] = [entry["secretKey"] for entry in document["spec"]["data"]]
+    assert made == SECRETS
+
+    script = ["sh", str(DEPLOY / "secrets" / "new.sh")]
+    printed = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    secrets = {document["metadata"]["name"]: document["stringData"] for document in yaml.safe_load_all(printed)}
+    assert {name: list(values) for name, values in secrets.items()} == SECRETS
+    passwords = [values["password"] for values in secrets.values() if "password" in values]
+    assert len(set(passwords)) == len(passwords) == 5
+    assert min(map(len, passwords)) == 48
+
+
+def test_no_secret_is_in_what_is_rendered(rendered: dict[str, list[Document]]) -> None:
+    for documents in rendered.values():
+        assert not [document for document in documents if document["kind"] == "Secret"]
+        for document in documents:
+            for template in references.pod_templates(document):
+                for container in template["spec"]["containers"]:
+                    secret = [v for v in container.get("env", []) if re.search("PASSWORD|KEY|TOKEN", v["name"])]
+                    assert all("secretKeyRef" in variable["valueFrom"] for variable in secret)
+
+
+def test_runs_on_the_cluster_share_pools_as_on_a_laptop() -> None:
+    """What one run reads, no other replaces meanwhile: the assets rely on it."""
+    laptop = yaml.safe_load((DEPLOY.parent / "dagster.yaml").read_text())["concurrency"]["pools"]
+    server = yaml.safe_load((DEPLOY / "server" / "dagster.yaml").read_text())["concurrency"]["pools"]
+    chart = yaml.safe_load((DEPLOY / "helm" / "dagster.yaml").read_text())["concurrency"]
+    assert laptop == server == {"granularity": "run", "default_limit": 1}
+    assert (chart["enabled"], chart["pools"]) == (True, {"granularity": "run", "defaultLimit": 1})
 
 
 def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
@@ -273,3 +378,18 @@ def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
     assert asked <= {name for name, keys in SECRETS.items() if {"username", "password"} <= set(keys)}
     credentials = cluster["backup"]["barmanObjectStore"]["s3Credentials"].values()
     assert all(reference["key"] in SECRETS[reference["name"]] for reference in credentials)
+
+
+def test_the_feature_server_reaches_the_online_stores_only_and_is_reached_from_without(
+    rendered: dict[str, list[Document]],
+) -> None:
+    for name, server in (
+        ("feature-server", {"app.kubernetes.io/name": "feature-server"}),
+        ("everything", {"feast.dev/name": "forecast"}),
+    ):
+        policies = [*rendered[name], *(d for d in rendered["cluster"] if d["metadata"]["name"] == "redis")]
+        for target, port in ((POSTGRES, 5432), (REDIS, 6379)):
+            assert network.allowed(policies, server, target, port)
+        for target, port in ((SERVICE, 8080), (RAY, 10001), (DAGSTER, 80)):
+            assert not network.allowed(policies, server, target, port)
+        assert not any(network.allowed(policies, source, server, 6566) for source in (STRANGER, TRAINER, DAGSTER))

@@ -1,4 +1,4 @@
-"""python -m deploy.checks [--crds FOLDER] [OVERLAY…]: render the overlays and say what is wrong with them.
+"""python -m deploy.checks [--crds FOLDER] [NAME…]: render overlays and components and say what is wrong with them.
 
 Exit status 1 if anything is. Kinds that nothing describes are listed: put the CustomResourceDefinitions of their
 operators into the folder, and they are checked too.
@@ -11,20 +11,20 @@ from pathlib import Path
 import yaml
 
 from deploy.checks import helm, references, schemas
-from deploy.checks.render import DEPLOY, OVERLAYS, label, overlay
+from deploy.checks.render import COMPONENTS, DEPLOY, OVERLAYS, label, overlay, with_components
 
 
 def main() -> int:
-    """Check the overlays; returns the exit status."""
+    """Check overlays, and the base with each component; returns the exit status."""
     parser = argparse.ArgumentParser(prog="deploy.checks", description="Check what deploy/ renders to.")
     parser.add_argument("--crds", type=Path, default=DEPLOY / "crds", help="folder with CustomResourceDefinitions")
-    parser.add_argument("overlays", nargs="*", help=f"of {', '.join(OVERLAYS)}; all by default")
+    parser.add_argument("names", nargs="*", help=f"of {', '.join([*OVERLAYS, *COMPONENTS])}; all by default")
     arguments = parser.parse_args()
     crds = schemas.load_crds(arguments.crds)
     secrets = yaml.safe_load((DEPLOY / "secrets.yaml").read_text())
     wrong = 0
-    for name in arguments.overlays or OVERLAYS:
-        documents = overlay(name)
+    for name in arguments.names or [*OVERLAYS, *COMPONENTS]:
+        documents = overlay(name) if name in OVERLAYS else with_components([name])
         found, unknown = [], set()
         for document in documents:
             try:

@@ -3,12 +3,12 @@
 Secrets that others make (operators, External Secrets, an administrator) are declared in `deploy/secrets.yaml`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from deploy.checks.render import Document, label
 
-Keys = Mapping[str, set[str]]
+Keys = Mapping[str, Collection[str]]
 
 _EVERYWHERE = "0.0.0.0"  # noqa: S104 - what a server listens on in its pod
 
@@ -31,9 +31,28 @@ def findings(documents: Sequence[Document], outside_secrets: Keys) -> Iterator[s
 
 def pod_templates(document: Document) -> Iterator[Document]:
     """The pod templates in a document, wherever they are: with ``metadata`` and a ``spec`` that has containers."""
-    if document["kind"] == "Pod":
-        yield document
-        return
+    match document["kind"]:
+        case "Pod":
+            yield document
+        case "InferenceService":
+            predictor = document["spec"]["predictor"]
+            yield {"metadata": {"labels": predictor.get("labels", {})}, "spec": predictor}
+        case "FeatureStore":
+            yield from _of_feature_store(document)
+        case _:
+            yield from _templates(document)
+
+
+def _of_feature_store(document: Document) -> Iterator[Document]:
+    """Feast's operator puts all servers into one pod."""
+    services: dict[str, Any] = document["spec"]["services"]
+    stores = {name: services[name] for name in ("offlineStore", "onlineStore") if name in services}
+    containers = [{"name": name, **store["server"]} for name, store in stores.items()]
+    labels = {"feast.dev/name": document["metadata"]["name"]}
+    yield {"metadata": {"labels": labels}, "spec": {"containers": containers}}
+
+
+def _templates(document: Document) -> Iterator[Document]:
     stack: list[Any] = [document.get("spec")]
     while stack:
         part = stack.pop()

@@ -1,6 +1,9 @@
 """Rendering kustomizations into documents."""
 
+import os
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ Document = dict[str, Any]
 
 DEPLOY = Path(__file__).resolve().parent.parent
 OVERLAYS = sorted(path.parent.name for path in DEPLOY.glob("overlays/*/kustomization.yaml"))
+COMPONENTS = sorted(path.parent.name for path in DEPLOY.glob("components/*/kustomization.yaml"))
 
 
 def render(folder: Path) -> list[Document]:
@@ -27,6 +31,20 @@ def render(folder: Path) -> list[Document]:
 def overlay(name: str) -> list[Document]:
     """The documents of one of OVERLAYS."""
     return render(DEPLOY / "overlays" / name)
+
+
+def with_components(names: Sequence[str]) -> list[Document]:
+    """The documents of the base with some of COMPONENTS."""
+    with tempfile.TemporaryDirectory() as folder:
+        # Kustomize wants relative paths, from the folder's real one.
+        there = Path(os.path.relpath(DEPLOY, Path(folder).resolve()))
+        kustomization = {
+            "namespace": "forecasting",
+            "resources": [str(there / "base")],
+            "components": [str(there / "components" / name) for name in names],
+        }
+        (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        return render(Path(folder).resolve())
 
 
 def label(document: Document) -> str:

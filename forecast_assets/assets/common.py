@@ -15,10 +15,28 @@ TRAINING_POOL = "training"
 SERVING_POOL = "serving"
 
 
+# A failover of PostgreSQL takes seconds, or a minute where a machine is lost.
+_RETRIES, _SECONDS = 20, 3
+
+
 @contextmanager
 def retried_when_connections_break() -> Iterator[None]:
-    """Run the step again, twice at most, if the database goes away in the ``with`` block: it may be restarting."""
+    """Run the step again, for a minute, if the database goes away in the ``with`` block: it may be restarting."""
     try:
         yield
-    except (psycopg.OperationalError, adbc.OperationalError) as error:
-        raise dg.RetryRequested(max_retries=2, seconds_to_wait=5) from error
+    except Exception as error:
+        if not _is_broken_connection(error):
+            raise
+        raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=_SECONDS) from error
+
+
+def _is_broken_connection(error: BaseException | None) -> bool:
+    """Also behind the errors of SQLAlchemy (Feast's registry) and of the online store, which name it as their cause."""
+    while error is not None:
+        if isinstance(error, psycopg.OperationalError | adbc.OperationalError):
+            return True
+        # What breaks while rows come in, Arrow's stream reports, which has no class for it.
+        if isinstance(error, OSError) and str(error).startswith("[libpq]"):
+            return True
+        error = error.__cause__
+    return False
