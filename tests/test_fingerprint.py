@@ -13,7 +13,9 @@ Content = dict[tuple[int, int], tuple[float | None, str | None, bool | None]]
 
 KEY = ["a", "b"]
 SCHEMA = pa.schema({"a": "int64", "b": "int64", "x": "float64", "y": "string", "z": "bool"})
-keys = st.tuples(st.integers(-3, 3), st.integers(0, 10**9))
+# Numbers that, put one after the other, would not fit into 64 bits.
+wide = st.sampled_from([-(2**63), -(2**31), 2**31, 2**62, 2**63 - 1])
+keys = st.tuples(st.integers(-3, 3) | wide, st.integers(0, 10**9) | wide)
 values = st.tuples(
     st.none() | st.sampled_from([0.0, 1.5, -2.0]), st.none() | st.sampled_from(["", "a"]), st.none() | st.booleans()
 )

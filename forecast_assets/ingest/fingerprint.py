@@ -14,6 +14,8 @@ import pyarrow.compute as pc
 HASH = "row_hash"
 _NULL = np.uint64(0x9E3779B97F4A7C15)
 
+_LARGEST = 2**62
+
 Hashes = npt.NDArray[np.uint64]
 Integers = npt.NDArray[np.int64]
 
@@ -113,13 +115,23 @@ def _word_of(text: str) -> int:
 
 def _combined_keys(old: pa.Table, new: pa.Table, key: Sequence[str]) -> tuple[Integers, Integers]:
     """One number per row and table, equal for equal keys."""
-    combined = [np.zeros(table.num_rows, np.int64) for table in (old, new)]
+    combined, total = np.zeros(old.num_rows + new.num_rows, np.int64), 1
     for name in key:
-        parts = [_integers(table[name]) for table in (old, new)]
-        values = np.concatenate(parts)
-        low, span = (int(values.min()), int(np.ptp(values)) + 1) if values.size else (0, 1)
-        combined = [so_far * span + (part - low) for so_far, part in zip(combined, parts, strict=True)]
-    return combined[0], combined[1]
+        values = np.concatenate([_integers(table[name]) for table in (old, new)])
+        low, high = (int(values.min()), int(values.max())) if values.size else (0, 0)
+        span = high - low + 1
+        if total * span > _LARGEST:
+            combined, total = _numbered(combined)
+            values, span = _numbered(values)
+            low = 0
+        combined, total = combined * span + (values - low), total * span
+    return combined[: old.num_rows], combined[old.num_rows :]
+
+
+def _numbered(values: Integers) -> tuple[Integers, int]:
+    """The values counted from 0 in their order, and how many different ones there are."""
+    distinct, numbers = np.unique(values, return_inverse=True)
+    return numbers.astype(np.int64), len(distinct)
 
 
 def _integers(column: pa.ChunkedArray) -> Integers:
