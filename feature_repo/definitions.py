@@ -18,6 +18,7 @@ from feature_repo.features import (
     TAGS,
     TIMESTAMP,
     TRAINING_SERVICE,
+    TTL_DAYS,
     VIEWS,
     WINDOW_WEEKS,
     Feature,
@@ -27,7 +28,7 @@ from feature_repo.features import (
 from feature_repo.transformations import INPUTS
 
 OWNER = "demand-forecasting"
-TTL = timedelta(days=730)
+TTL = timedelta(days=TTL_DAYS)
 
 _FEAST_TYPES: dict[FeatureType, FeastType] = {
     "float64": Float64,

@@ -11,6 +11,8 @@ TIMESTAMP = "event_timestamp"
 LABEL = "weekly_sales"
 WINDOW_WEEKS = 52
 TAGS = {"domain": "demand", "cadence": "weekly"}
+TTL_DAYS = 730
+"""How old a feature may be that is used: what is known of a store holds until its next row, for so long."""
 
 TRAINING_SERVICE = "demand_forecasting_service"
 INFERENCE_SERVICE = "demand_forecasting_inference"

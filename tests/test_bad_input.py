@@ -176,6 +176,35 @@ SPOILT: list[tuple[str, str, Edit, list[str]]] = [
     ("long ago", "features.csv", value(9, "Date", "1910-02-04"), ["features.csv line 9: Date 1910-02-04 is more than"]),
     ("unknown store", "train.csv", value(2001, "Store", "77"), ["train.csv line 2,001: Store 77 is not in stores.csv"]),
     ("unknown store", "features.csv", value(9, "Store", "77"), ["features.csv line 9: Store 77 is not in stores.csv"]),
+    ("size 0", "stores.csv", value(3, "Size", "0"), ["stores.csv line 3: Size '0' cannot be: it is less than 1"]),
+    ("no store 0", "train.csv", value(9, "Store", "0"), ["train.csv line 9: Store '0' cannot be: it is less than 1"]),
+    ("department below 1", "train.csv", value(9, "Dept", "-3"), ["Dept '-3' cannot be: it is less than 1"]),
+    ("number beyond all", "train.csv", value(9, "Dept", str(2**53)), ["cannot be: it is more than 2,147,483,647"]),
+    ("too hot", "features.csv", value(9, "Temperature", "500"), ["Temperature '500' cannot be: it is more than 140"]),
+    ("paid to fill up", "features.csv", value(9, "Fuel_Price", "-1"), ["line 9: Fuel_Price '-1' cannot be: it is less"]),
+    ("nobody works", "features.csv", value(9, "Unemployment", "150"), ["Unemployment '150' cannot be: it is more"]),
+    ("too rich", "train.csv", value(9, "Weekly_Sales", "1e13"), ["Weekly_Sales '1e13' cannot be: it is more than 1,0"]),
+    ("type with a space", "stores.csv", value(3, "Type", "A "), ["stores.csv line 3: Type 'A ' is not a text of at"]),
+    ("endless type", "stores.csv", value(3, "Type", "A" * 101), ["is not a text of at most 100 characters, all of"]),
+    ("type that moves the cursor", "stores.csv", value(3, "Type", "\x1b[2J"), ["Type '\\x1b[2J' is not a text of"]),
+    (
+        "NUL byte far into the file",
+        "stores.csv",
+        lambda c: c.replace(b"Size", b"Size,Comment").replace(b"\n", b"," + b"x" * 60_000 + b"\n") + b"\0",
+        ["stores.csv is not text"],
+    ),
+    (
+        "live store without features",
+        "features.csv",
+        lambda c: re.sub(rb"(?m)^2,20(09|1[0-3])-.*\n", b"", c),
+        ["features.csv has no row for Store 2 from 2010-11-03 to 2012-11-02", "sales up to 2012-10-26: add at least one"],
+    ),
+    (
+        "before sales were counted",
+        "features.csv",
+        lambda c: re.sub(rb"20(\d\d-\d\d-\d\d)", rb"18\1", c),
+        ["features.csv line 2: Date 1810-02-05 cannot be: weeks lie in the years 1900 to 2199"],
+    ),
     (
         "holidays disagree",
         "train.csv",
@@ -248,7 +277,7 @@ TINY = {
     b"1,1,2010-02-05,24924.5,FALSE\n1,1,2010-02-12,46039.49,TRUE\n2,11,2010-02-05,-3.2,FALSE\n",
     "features.csv": b"Store,Date,Temperature,Fuel_Price,MarkDown1,MarkDown2,MarkDown3,MarkDown4,MarkDown5,CPI,"
     b"Unemployment,IsHoliday\n1,2010-02-05,42.31,2.572,NA,NA,NA,NA,NA,211.1,8.1,FALSE\n"
-    b"1,2010-02-12,38.51,2.548,1,,3,4,5,NA,NA,TRUE\n",
+    b"1,2010-02-12,38.51,2.548,1,,3,4,5,NA,NA,TRUE\n2,2010-02-05,NA,NA,NA,NA,NA,NA,NA,NA,NA,FALSE\n",
     "stores.csv": b"Store,Type,Size\n1,A,151315\n2,B,202307\n",
 }
 pieces = st.sampled_from(

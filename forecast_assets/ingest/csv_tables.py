@@ -18,11 +18,18 @@ _BOOLEANS = {"TRUE": True, "FALSE": False, "True": True, "False": False, "true":
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One CSV column. ``nullable`` columns may hold ``NA`` or nothing."""
+    """One CSV column.
+
+    Attributes:
+        nullable: it may hold ``NA`` or nothing.
+        lowest, highest: what is beyond them is impossible; returns are not, for example.
+    """
 
     header: str
     type: pa.DataType
     nullable: bool = False
+    lowest: float | None = None
+    highest: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +40,32 @@ class CsvSchema:
     key: tuple[str, ...]
 
 
+_MOST_DOLLARS = 1e12  # a sum of many of them is still exact to the cent
+_STORE = Column("Store", pa.int64(), lowest=1, highest=2**31 - 1)
+_DEPT = Column("Dept", pa.int64(), lowest=1, highest=2**31 - 1)
 _DATE = Column("Date", pa.date32())
+_SALES = Column("Weekly_Sales", pa.float64(), lowest=-_MOST_DOLLARS, highest=_MOST_DOLLARS)
 _HOLIDAY = Column("IsHoliday", pa.bool_())
-_NULLABLE = (*(f"MarkDown{n}" for n in range(1, 6)), "CPI", "Unemployment")
 
-TRAIN = CsvSchema(
-    (Column("Store", pa.int64()), Column("Dept", pa.int64()), _DATE, Column("Weekly_Sales", pa.float64()), _HOLIDAY),
-    key=("Store", "Dept", "Date"),
-)
+TRAIN = CsvSchema((_STORE, _DEPT, _DATE, _SALES, _HOLIDAY), key=("Store", "Dept", "Date"))
 FEATURES = CsvSchema(
     (
-        Column("Store", pa.int64()),
+        _STORE,
         _DATE,
-        Column("Temperature", pa.float64(), nullable=True),
-        Column("Fuel_Price", pa.float64(), nullable=True),
-        *(Column(name, pa.float64(), nullable=True) for name in _NULLABLE),
+        Column("Temperature", pa.float64(), nullable=True, lowest=-130, highest=140),
+        Column("Fuel_Price", pa.float64(), nullable=True, lowest=0, highest=_MOST_DOLLARS),
+        *(
+            Column(f"MarkDown{n}", pa.float64(), nullable=True, lowest=-_MOST_DOLLARS, highest=_MOST_DOLLARS)
+            for n in range(1, 6)
+        ),
+        Column("CPI", pa.float64(), nullable=True, lowest=0, highest=1e9),
+        Column("Unemployment", pa.float64(), nullable=True, lowest=0, highest=100),
         _HOLIDAY,
     ),
     key=("Store", "Date"),
 )
 STORES = CsvSchema(
-    (Column("Store", pa.int64()), Column("Type", pa.string()), Column("Size", pa.int64())), key=("Store",)
+    (_STORE, Column("Type", pa.string()), Column("Size", pa.int64(), lowest=1, highest=10**12)), key=("Store",)
 )
 
 
@@ -69,7 +81,7 @@ def parse(file: RawFile, schema: CsvSchema) -> pa.Table:
 
     Raises:
         DropRefusedError: a column is missing, a line has too few or too many fields, a value is not of its column's
-            type, or two lines with the same key disagree.
+            type or is impossible, or two lines with the same key disagree.
     """
     lines = _check_lines(file)
     header = _check_header(file, schema)
@@ -152,7 +164,14 @@ def _convert(file: RawFile, values: pa.ChunkedArray, column: Column) -> pa.Chunk
         infinite = pc.invert(pc.fill_null(pc.is_finite(converted), True))
         if (row := _first(infinite)) is not None:
             raise _bad_value(file, row, column, values, f"is not {wanted}")
+    _check_range(file, converted, column, values)
     return converted
+
+
+def _check_range(file: RawFile, converted: pa.ChunkedArray, column: Column, values: pa.ChunkedArray) -> None:
+    for bound, beyond, than in ((column.lowest, pc.less, "less"), (column.highest, pc.greater, "more")):
+        if bound is not None and (row := _first(beyond(converted, bound))) is not None:
+            raise _bad_value(file, row, column, values, f"cannot be: it is {than} than {bound:,.0f}")
 
 
 def _to_boolean(values: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -169,6 +188,13 @@ def _to_integer(values: pa.ChunkedArray) -> pa.ChunkedArray:
     return cast(pa.ChunkedArray, pc.cast(values, pa.int64()))
 
 
+def _to_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
+    # "A " would count as another type than "A", and what does not show cannot be corrected.
+    if not pc.all(pc.match_substring_regex(values, r"^[^\pC\pZ]([^\pC]{0,98}[^\pC\pZ])?$"), min_count=0).as_py():
+        raise pa.ArrowInvalid("not a text")
+    return values
+
+
 def _caster(kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
     return lambda values: cast(pa.ChunkedArray, pc.cast(values, kind))
 
@@ -178,7 +204,7 @@ _CONVERTERS: dict[pa.DataType, tuple[Callable[[pa.ChunkedArray], pa.ChunkedArray
     pa.float64(): (_caster(pa.float64()), "a number"),
     pa.date32(): (_caster(pa.date32()), "a date written YYYY-MM-DD"),
     pa.bool_(): (_to_boolean, "TRUE or FALSE"),
-    pa.string(): (lambda values: values, "text"),
+    pa.string(): (_to_text, "a text of at most 100 characters, all of them visible"),
 }
 
 

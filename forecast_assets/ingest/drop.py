@@ -9,12 +9,15 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from feature_repo.features import TTL_DAYS
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN, CsvSchema, line_of, parse
 from forecast_assets.ingest.files import DropRefusedError, SentFile, read_file, refusals_concern
 from forecast_assets.ingest.fingerprint import changes, fingerprint
 
 DAYS_PER_WEEK = 7
+LIVE_WEEKS = 52
 MAX_YEARS_FROM_MEDIAN = 20
+YEARS = (1900, 2199)
 _WEEKDAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 
 
@@ -97,6 +100,7 @@ def read_drop(landing_zone: Path) -> Drop:
             _check_known_stores(part.sent.name, part.rows, stores.file.table)
     with refusals_concern(features.sent, bad_by_itself=False):
         _check_weekly_grid("features.csv", features.rows, weekday)
+        _check_live_stores_are_described(train.rows, features.rows)
     with refusals_concern(train.sent, bad_by_itself=False):
         _check_holidays_agree(train.rows, features.file.table)
     return Drop(train.file, features.file, stores.file)
@@ -137,6 +141,13 @@ def _check_known_stores(name: str, rows: pa.Table, stores: pa.Table) -> None:
 
 def _check_plausible_dates(name: str, rows: pa.Table) -> None:
     """A century mistyped in one row would make the feature tables' panel of weeks several times as wide."""
+    first, last = (datetime.date(YEARS[0], 1, 1), datetime.date(YEARS[1], 12, 31))
+    beyond = pc.or_(pc.less(rows["Date"], first), pc.greater(rows["Date"], last))
+    if (row := pc.index(beyond, pa.scalar(True)).as_py()) >= 0:
+        raise DropRefusedError(
+            f"{name} line {line_of(row):,}: Date {rows['Date'][row]} cannot be: weeks lie in the years {YEARS[0]} to "
+            f"{YEARS[1]}"
+        )
     days = rows["Date"].cast(pa.int32()).to_numpy()
     median = int(np.median(days))
     far = np.flatnonzero(np.abs(days - median) > MAX_YEARS_FROM_MEDIAN * 365.25)
@@ -165,6 +176,22 @@ def _check_weekly_grid(name: str, rows: pa.Table, weekday: int) -> None:
         raise DropRefusedError(
             f"{name} line {line_of(row):,}: Date {date} is a {_WEEKDAYS[date.weekday()]}, but the weeks of train.csv "
             f"are dated {_WEEKDAYS[weekday]}s: one row per week, dated on the same weekday"
+        )
+
+
+def _check_live_stores_are_described(train: pa.Table, features: pa.Table) -> None:
+    """Without a row of its store that is not too old, a series that sells now could not be forecast."""
+    last = pc.max(train["Date"]).as_py()
+    coming = last + datetime.timedelta(days=DAYS_PER_WEEK)
+    oldest = coming - datetime.timedelta(days=TTL_DAYS)
+    live = train.filter(pc.greater(train["Date"], last - datetime.timedelta(weeks=LIVE_WEEKS)))
+    known = pc.and_(pc.greater_equal(features["Date"], oldest), pc.less_equal(features["Date"], coming))
+    described = features.filter(known)["Store"]
+    row = pc.index(pc.is_in(live["Store"], value_set=described), pa.scalar(False)).as_py()
+    if row >= 0:
+        raise DropRefusedError(
+            f"features.csv has no row for Store {live['Store'][row]} from {oldest} to {coming}, but train.csv has its "
+            f"sales up to {last}: add at least one, or none of its series could be forecast"
         )
 
 

@@ -22,9 +22,8 @@ from feature_repo.features import (
     WINDOW_WEEKS,
     Feature,
 )
-from forecast_assets.ingest.drop import DAYS_PER_WEEK, Drop
+from forecast_assets.ingest.drop import DAYS_PER_WEEK, LIVE_WEEKS, Drop
 
-LIVE_WEEKS = 52
 WEEKS_PER_YEAR = 52
 
 Floats = npt.NDArray[np.float64]
