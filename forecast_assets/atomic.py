@@ -20,7 +20,7 @@ def write_reference(path: Path, text: str) -> None:
 
 def read_reference(path: Path) -> str | None:
     """The text written by ``write_reference``, or None where there is no such file."""
-    return path.read_text().strip() if path.exists() else None
+    return path.read_text(errors="replace").strip() if path.exists() else None
 
 
 def publish_directory(staging: Path, target: Path) -> None:

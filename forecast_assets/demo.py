@@ -25,15 +25,24 @@ def main() -> int:
     _say(f"  drop:     {landing or 'a generated sample data set (LANDING_DIR=folder for your own)'}")
     _say(f"  written:  {artifacts.root}\n")
     started = time.monotonic()
-    with dg.DagsterInstance.get() as instance:
-        result = defs.resolve_job_def("full_refresh").execute_in_process(
-            instance=instance, run_config={"loggers": {"progress": {}}}, raise_on_error=False
-        )
-    if not result.success:
+    if not execute("full_refresh"):
         _say("\nThe run failed; what went wrong is said above at ✗. Nothing was half published: mend it and run again.")
         return 1
     _summarize(artifacts, time.monotonic() - started)
     return 0
+
+
+def execute(job: str) -> bool:
+    """Run ``job`` in this process, told as it happens. Returns whether it succeeded."""
+    try:
+        with dg.DagsterInstance.get() as instance:
+            result = defs.resolve_job_def(job).execute_in_process(
+                instance=instance, run_config={"loggers": {"progress": {}}}, raise_on_error=False
+            )
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        _say("  ✗ interrupted")
+        return False
+    return result.success
 
 
 def _summarize(artifacts: Artifacts, seconds: float) -> None:

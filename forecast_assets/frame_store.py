@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +24,10 @@ from forecast_assets.atomic import publish_directory, read_reference, write_refe
 from forecast_assets.content_hash import ContentHasher, content_hash
 
 ROWS_PER_CHUNK = 100_000
+
+
+class DamagedFrameError(OSError):
+    """A published frame is not what was written; the message says which file, and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,11 @@ class FrameStore:
         return manifest
 
     def current(self) -> tuple[Path, Manifest] | None:
-        """The folder and manifest of the current frame, or None before the first."""
+        """The folder and manifest of the current frame, or None before the first.
+
+        Raises:
+            DamagedFrameError: its manifest cannot be read.
+        """
         version = read_reference(self.folder / "CURRENT")
         return None if version is None else (self.folder / version, self._manifest(version))
 
@@ -92,13 +100,18 @@ class FrameStore:
         """The rows of the frame before the current one, or None if there was none."""
         current = read_reference(self.folder / "CURRENT")
         others = [path for path in self.folder.glob("*/_SUCCESS") if path.parent.name != current]
-        return None if not others else self._rows(max(others, key=lambda path: path.stat().st_mtime).parent)
+        newest_first = sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)
+        for path in newest_first:
+            with suppress(DamagedFrameError):
+                return self._rows(path.parent)
+        return None
 
     def load(self) -> pa.Table:
         """The rows of the current frame.
 
         Raises:
             FileNotFoundError: no frame has been published yet.
+            DamagedFrameError: a file is missing or is not the one that was written.
         """
         current = self.current()
         if current is None:
@@ -106,14 +119,34 @@ class FrameStore:
         return self._rows(current[0])
 
     def _rows(self, folder: Path) -> pa.Table:
-        chunks = self._manifest(folder.name).chunks
-        return pa.concat_tables(pq.read_table(folder / str(chunk["file"])) for chunk in chunks)
+        chunks = self._checked_chunks(folder.name)
+        return pa.concat_tables(pq.read_table(pa.BufferReader(chunk)) for chunk in chunks)
 
     def _is_complete(self, version: str) -> bool:
-        return (self.folder / version / "_SUCCESS").exists()
+        if not (self.folder / version / "_SUCCESS").exists():
+            return False
+        try:
+            return all(self._checked_chunks(version))
+        except DamagedFrameError:
+            return False
+
+    def _checked_chunks(self, version: str) -> Iterator[bytes]:
+        for chunk in self._manifest(version).chunks:
+            path = self.folder / version / str(chunk["file"])
+            content = path.read_bytes() if path.exists() else b""
+            if hashlib.sha256(content).hexdigest() != chunk["sha256"]:
+                raise DamagedFrameError(f"{path} is missing or damaged: materialize training_frame again")
+            yield content
 
     def _manifest(self, version: str) -> Manifest:
-        return Manifest(**json.loads((self.folder / version / "manifest.json").read_text()))
+        path = self.folder / version / "manifest.json"
+        try:
+            manifest = Manifest(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError):
+            manifest = None
+        if manifest is None or manifest.content_hash != version:
+            raise DamagedFrameError(f"{path} is missing or damaged: materialize training_frame again")
+        return manifest
 
     def _remove_all_but(self, *kept: str | None) -> None:
         for entry in os.scandir(self.folder):

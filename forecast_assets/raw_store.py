@@ -1,12 +1,18 @@
 """Accepted drops as typed Parquet files named by content, so that later steps read exactly what was validated."""
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 from forecast_assets.atomic import read_reference, write_reference
 from forecast_assets.ingest.drop import FILES, Drop, DropFile
+
+
+class DamagedDropError(OSError):
+    """What was kept of the accepted drop is not what was written; the message says which file, and what to do."""
 
 
 class RawStore:
@@ -17,17 +23,21 @@ class RawStore:
 
     def save(self, drop: Drop) -> None:
         """Keep the drop and make it the current one, in one step. The same contents again change nothing."""
+        known = {each["content_hash"]: each.get("sha256") for each in self._current().values()}
+        described = {}
         for file in drop.files:
             target = self._path(file.name, file.content_hash)
-            if not target.exists():
+            if not target.exists() or _sha256(target) != known.get(file.content_hash):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 temporary = target.with_suffix(".partial")
                 pq.write_table(file.table, temporary, compression="zstd")
                 temporary.replace(target)
-        described = {
-            file.name: {"content_hash": file.content_hash, "rows": file.rows, "source": str(file.source)}
-            for file in drop.files
-        }
+            described[file.name] = {
+                "content_hash": file.content_hash,
+                "rows": file.rows,
+                "source": str(file.source),
+                "sha256": _sha256(target),
+            }
         write_reference(self.folder / "CURRENT", json.dumps(described, sort_keys=True))
         self._remove_others({file.content_hash for file in drop.files})
 
@@ -36,11 +46,13 @@ class RawStore:
 
         Raises:
             FileNotFoundError: no drop has been accepted yet.
+            DamagedDropError: a file is missing or is not the one that was written.
         """
-        current = read_reference(self.folder / "CURRENT")
-        if current is None:
+        if not (self.folder / "CURRENT").exists():
             raise FileNotFoundError(f"{self.folder} holds no accepted drop yet: materialize train_csv first")
-        described = json.loads(current)
+        described = self._current()
+        for name in FILES:
+            self._check(name, described.get(name, {}))
         train, features, stores = (
             DropFile(
                 name=name,
@@ -55,13 +67,29 @@ class RawStore:
 
     def contents(self) -> dict[str, str]:
         """The content hash of each file of the current drop; empty before the first."""
-        current = read_reference(self.folder / "CURRENT")
-        return {name: file["content_hash"] for name, file in json.loads(current or "{}").items()}
+        return {name: file["content_hash"] for name, file in self._current().items()}
 
     def switched_at(self) -> int:
         """When the current drop became it, in nanoseconds; 0 before the first."""
         reference = self.folder / "CURRENT"
         return reference.stat().st_mtime_ns if reference.exists() else 0
+
+    def _current(self) -> dict[str, dict[str, Any]]:
+        """What ``CURRENT`` says of each file; nothing where it is damaged."""
+        try:
+            described = json.loads(read_reference(self.folder / "CURRENT") or "{}")
+            return {name: described[name] for name in FILES if "content_hash" in described[name]}
+        except (ValueError, LookupError, TypeError):
+            return {}
+
+    def _check(self, name: str, described: dict[str, Any]) -> None:
+        path = self._path(name, described.get("content_hash", "?"))
+        expected = described.get("sha256")
+        if not path.exists() or (expected is not None and _sha256(path) != expected):
+            raise DamagedDropError(
+                f"{path}, kept of the accepted {name}, is missing or damaged: materialize train_csv, features_csv and "
+                "stores_csv again, from the same drop or a later one"
+            )
 
     def _path(self, name: str, content_hash: str) -> Path:
         return self.folder / Path(name).stem / f"{content_hash}.parquet"
@@ -70,3 +98,7 @@ class RawStore:
         for path in self.folder.glob("*/*.parquet"):
             if path.stem not in kept:
                 path.unlink()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -104,12 +104,17 @@ def read_sidecar(path: Path | str) -> dict[str, Any]:
     """The bundle's `bundle.json`.
 
     Raises:
-        BundleError: there is none.
+        BundleError: there is none, or it is no JSON object.
     """
     sidecar = Path(path) / SIDECAR_FILE
     if not sidecar.is_file():
         raise BundleError(f"bundle {path} is not complete: it has no {SIDECAR_FILE}")
-    fields: dict[str, Any] = json.loads(sidecar.read_text(encoding="utf-8"))
+    try:
+        fields = json.loads(sidecar.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BundleError(f"bundle {path} is damaged: {SIDECAR_FILE}: {type(error).__name__}: {error}") from error
+    if not isinstance(fields, dict):
+        raise BundleError(f"bundle {path} is damaged: {SIDECAR_FILE} holds no JSON object")
     return fields
 
 

@@ -19,6 +19,7 @@ from forecast_assets.ingest.feature_tables import (
 from forecast_assets.ingest.publish import publish
 from forecast_assets.lineage import Sources, column_lineage, columns_of, computed
 from forecast_assets.metadata import column_schema, null_rates, seconds_since
+from forecast_assets.raw_store import DamagedDropError
 from forecast_assets.resources import Artifacts, Postgres
 
 _DESCRIPTIONS = {feature.name: feature.description for feature in (*SALES_HISTORY, *STORE_EXTERNAL)}
@@ -89,7 +90,7 @@ def sales_windows(
 def _accepted_drop(artifacts: Artifacts) -> Drop:
     try:
         return artifacts.raw.load()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DamagedDropError) as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 

@@ -1,5 +1,6 @@
 """The candidate: a model trained by a TrainJob."""
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,7 @@ def candidate_model(
     train_jobs: TrainJobs,
 ) -> Iterator[dg.MaterializeResult[Any]]:
     """Write the spec, launch the job, and check that the bundle is the one that the job reported."""
-    from trainer.bundle import bundle_hash, load_model, read_sidecar
+    from trainer.bundle import bundle_hash, read_sidecar
 
     current = artifacts.frames.current()
     if current is None:
@@ -43,8 +44,7 @@ def candidate_model(
     _check_gate(artifacts)
     bundle = artifacts.models.bundle(bundle_name(manifest.content_hash, config.spec))
 
-    if bundle.exists() and not config.retrain:
-        load_model(bundle)
+    if bundle.exists() and not config.retrain and _is_whole(context, bundle):
         version, facts = bundle_hash(bundle), read_sidecar(bundle)
         artifacts.models.set_candidate(bundle)
         context.log.info(
@@ -68,6 +68,20 @@ def candidate_model(
     artifacts.models.set_candidate(bundle)
     track_training(bundle, facts, data_version=bundle_hash(bundle), run_id=context.run.run_id, log=context.log)
     yield result._replace(metadata={**(result.metadata or {}), **shown})
+
+
+def _is_whole(context: dg.AssetExecutionContext, bundle: Path) -> bool:
+    """Whether the bundle can be used; one that was damaged is removed, to be made again."""
+    from trainer.bundle import load_model
+    from trainer.errors import BundleError
+
+    try:
+        load_model(bundle)
+    except BundleError as error:
+        context.log.warning(f"trained again, for the bundle of this frame cannot be used: {error}")
+        shutil.rmtree(bundle)
+        return False
+    return True
 
 
 def _check_gate(artifacts: Artifacts) -> None:

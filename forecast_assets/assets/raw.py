@@ -15,6 +15,7 @@ from forecast_assets.ingest.files import DropRefusedError
 from forecast_assets.ingest.ledger import record_accepted, record_refused
 from forecast_assets.ingest.quarantine import quarantine
 from forecast_assets.metadata import column_schema, null_rates, picture, seconds_since, weekly_totals
+from forecast_assets.raw_store import DamagedDropError
 from forecast_assets.resources import Artifacts, LandingZone, Postgres
 
 ACCEPTED_CHECK = "last_arrival_accepted"
@@ -69,7 +70,7 @@ def raw_drop(
             "unchanged.",
             allow_retries=False,
         ) from None
-    before = artifacts.raw.load() if artifacts.raw.contents() else None
+    before = _before(context, artifacts)
     with retried_when_connections_break():
         new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
     artifacts.raw.save(drop)
@@ -77,6 +78,17 @@ def raw_drop(
     for file in drop.files:
         context.log.info(f"{file.source.name}: {file.rows:,} rows{_span(file)}")
         yield from _selected(context, _accepted(file, before, artifacts, facts))
+
+
+def _before(context: dg.AssetExecutionContext, artifacts: Artifacts) -> Drop | None:
+    """The drop accepted before, if there is one and what was kept of it can be read."""
+    try:
+        return artifacts.raw.load()
+    except DamagedDropError as error:
+        context.log.warning(f"rows are not compared with those accepted before: {error}")
+    except FileNotFoundError:
+        pass
+    return None
 
 
 def _refuse(context: dg.AssetExecutionContext, refusal: DropRefusedError, postgres: Postgres) -> Iterator[Event]:

@@ -1,0 +1,167 @@
+"""The place of a case: a data folder on a small disk of its own, a landing zone, a Dagster home, a PostgreSQL server."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from feature_repo import embedded_postgres
+from feature_repo.database import PostgresSettings
+
+CASE_VARIABLE = "TORTURE_CASE"
+DISK_MEGABYTES = 400
+TELEMETRY_OFF = "telemetry:\n  enabled: false\n"
+
+
+@dataclass
+class Place:
+    """The place, used by case after case.
+
+    Attributes:
+        root: holds ``data`` (a tmpfs where mounting is allowed), ``landing``, ``home``, ``logs`` and ``kept`` states.
+        mounted: whether the disk is one of its own, which can be filled.
+    """
+
+    root: Path
+    mounted: bool = False
+
+    @property
+    def data(self) -> Path:
+        return self.root / "data"
+
+    @property
+    def landing(self) -> Path:
+        return self.root / "landing"
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def postgres(self) -> Path:
+        return self.data / "postgres"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a run, and of all that it starts."""
+        foreign = ("POSTGRES_", "DAGSTER_", "TRAIN_", "SERVING_", "LANDING_DIR")
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith(foreign)},
+            "FORECAST_DATA_DIR": str(self.data),
+            "LANDING_DIR": str(self.landing),
+            "DAGSTER_HOME": str(self.home),
+            "TRAIN_ECHO": "0",
+            "TRAIN_PROCESSES": "1",
+            CASE_VARIABLE: str(self.root),
+        }
+
+    def make(self) -> None:
+        """Make the folders, and a disk if that is allowed."""
+        for folder in (self.data, self.landing, self.home, self.root / "logs", self.root / "kept"):
+            folder.mkdir(parents=True, exist_ok=True)
+        options = ["-t", "tmpfs", "-o", f"size={DISK_MEGABYTES}m,mode=755", "torture", str(self.data)]
+        self.mounted = _mount(*options)
+        (self.home / "dagster.yaml").write_text(TELEMETRY_OFF)
+
+    def remove(self) -> None:
+        """Unmount the disk; the folders go with ``root``."""
+        if self.mounted:
+            subprocess.run(["umount", "-l", str(self.data)], check=False, capture_output=True)
+
+    def keep(self, name: str) -> None:
+        """Keep the present state, to start cases from."""
+        for folder in (self.data, self.landing, self.home):
+            _copy(folder, self.root / "kept" / name / folder.name)
+
+    def restore(self, name: str) -> None:
+        """Go back to a state that was kept. Nothing may be running."""
+        for folder in (self.data, self.landing, self.home):
+            for entry in folder.iterdir():
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            _copy(self.root / "kept" / name / folder.name, folder)
+
+    @contextmanager
+    def server(self) -> Iterator[PostgresSettings]:
+        """The PostgreSQL server, held up by this process; at the end it is stopped, with its watcher."""
+        os.environ[CASE_VARIABLE] = str(self.root)
+        root = self.postgres.resolve()
+        settings = PostgresSettings.embedded(root)
+        try:
+            yield settings
+        finally:
+            embedded_postgres.stop(root)
+            os.close(embedded_postgres._held_locks.pop(root))
+            with (root / "watcher.lock").open() as watcher_lock:
+                fcntl.flock(watcher_lock, fcntl.LOCK_EX)
+            os.environ.pop(CASE_VARIABLE)
+
+    def processes(self) -> list[psutil.Process]:
+        """What a run has started and is still there, other than PostgreSQL and its watcher."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                ours = process.environ().get(CASE_VARIABLE) == str(self.root)
+                postgres = process.name() == "postgres" or "feature_repo.embedded_postgres" in process.cmdline()
+                if ours and not postgres and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def sessions(self, settings: PostgresSettings) -> list[str]:
+        """Applications connected to PostgreSQL."""
+        with psycopg.connect(settings.url) as connection:
+            rows = connection.execute(
+                "SELECT application_name || ' ' || state || ': ' || left(query, 60) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+            ).fetchall()
+        return [str(row[0]) for row in rows]
+
+    @contextmanager
+    def full_disk(self, spare_bytes: int) -> Iterator[None]:
+        """Only so many bytes are left on the disk."""
+        filler = self.data / "filler"
+        free = shutil.disk_usage(self.data).free
+        try:
+            with filler.open("wb") as file, suppress(OSError):
+                os.posix_fallocate(file.fileno(), 0, max(4096, free - spare_bytes))
+            yield
+        finally:
+            filler.unlink(missing_ok=True)
+
+    @contextmanager
+    def read_only(self, folder: Path) -> Iterator[None]:
+        """Nothing can be written in ``folder``, not even by root."""
+        folder.mkdir(exist_ok=True)
+        _mount("--bind", str(folder), str(folder))
+        _mount("-o", "remount,bind,ro", str(folder))
+        try:
+            yield
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
+
+
+def until(condition: object, seconds: float) -> bool:
+    """Wait for a callable to be true; False if it was not within ``seconds``."""
+    assert callable(condition)
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.03)
+    return True
+
+
+def _mount(*arguments: str) -> bool:
+    return subprocess.run(["mount", *arguments], check=False, capture_output=True).returncode == 0
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["cp", "-a", f"{source}/.", str(target)], check=True)
