@@ -1,6 +1,6 @@
 # Every target sets up what it needs, once: a virtual environment in .venv with the versions of requirements.lock.
 .DEFAULT_GOAL := help
-.PHONY: help demo serve test test-cluster deploy-check dev lint format bench bench-quick psql clean lock
+.PHONY: help demo serve test test-cluster torture fuzz deploy-check dev lint format bench bench-quick psql clean lock
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 BIN := .venv/bin
@@ -24,6 +24,12 @@ test: $(INSTALLED) ## All tests
 test-cluster: $(INSTALLED) ## TrainJob scenarios on the cluster of KUBECONFIG (docs/cluster.md)
 	@TEST_CLUSTER_NAMESPACE="$${TEST_CLUSTER_NAMESPACE:-trainjob-test}" \
 		$(BIN)/python -m pytest tests/test_kubernetes_scenarios.py -v -rs --timeout 900
+
+torture: $(INSTALLED) ## Runs while something goes wrong: killed, full disk, damaged files (SEED=1 N=60)
+	@$(BIN)/python -m tests.torture --seed $(or $(SEED),1) --n $(or $(N),60)
+
+fuzz: $(INSTALLED) ## Mutated drops: refused by name, or taken with everything in place (SEED=1 N=2000)
+	@$(BIN)/python -W ignore -m tests.fuzz --seed $(or $(SEED),1) --n $(or $(N),2000)
 
 deploy-check: $(INSTALLED) ## Render deploy/ and check schemas and references (needs kubectl)
 	@$(BIN)/python -m deploy.checks

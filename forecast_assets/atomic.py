@@ -1,6 +1,11 @@
 """Writing files so that a reader, or a crash, finds the old content or the new one."""
 
+import fcntl
 import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -10,17 +15,57 @@ def write_reference(path: Path, text: str) -> None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as file:
-        file.write(text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     _sync_directory(path.parent)
 
 
 def read_reference(path: Path) -> str | None:
     """The text written by ``write_reference``, or None where there is no such file."""
     return path.read_text(errors="replace").strip() if path.exists() else None
+
+
+@contextmanager
+def staging_directory(parent: Path) -> Iterator[Path]:
+    """A new folder in ``parent`` to prepare something in, removed at the end unless it was published.
+
+    Its writer holds a lock on it for as long as it lives. So the folders of writers that were killed are known, and
+    the next writer removes them.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    guard = _lock(parent, fcntl.LOCK_EX)  # between making a folder and locking it, nobody may take it for abandoned
+    try:
+        for left in parent.glob(".staging-*"):
+            try:
+                os.close(_lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB))
+            except OSError:  # its writer lives
+                continue
+            shutil.rmtree(left, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
+        writer = _lock(staging, fcntl.LOCK_EX)
+    finally:
+        os.close(guard)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+        os.close(writer)
+
+
+def _lock(folder: Path, operation: int) -> int:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def publish_directory(staging: Path, target: Path) -> None:

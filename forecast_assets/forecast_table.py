@@ -39,6 +39,9 @@ def write_forecasts(rows: pa.Table, week: datetime.date, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{week.isoformat()}.parquet"
     temporary = path.with_suffix(f".{os.getpid()}.partial")
-    pq.write_table(rows, temporary, compression="zstd")
-    temporary.replace(path)
+    try:
+        pq.write_table(rows, temporary, compression="zstd")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path

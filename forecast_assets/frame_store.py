@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.features import TIMESTAMP
-from forecast_assets.atomic import publish_directory, read_reference, write_reference
+from forecast_assets.atomic import publish_directory, read_reference, staging_directory, write_reference
 from forecast_assets.content_hash import ContentHasher, content_hash
 
 ROWS_PER_CHUNK = 100_000
@@ -64,14 +63,11 @@ class FrameStore:
     def stage(self, schema: pa.Schema) -> Iterator["StagedFrame"]:
         """A frame to be written piece by piece, in bounded memory, which nobody sees before it is published.
 
-        Leaving the ``with`` block without having published it removes what was written.
+        Leaving the ``with`` block without having published it removes what was written; what a killed process has left
+        goes with the next frame.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=self.folder))
-        try:
+        with staging_directory(self.folder) as staging:
             yield StagedFrame(self, staging, schema)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
 
     def _publish(self, staging: Path, manifest: Manifest) -> Manifest:
         version = manifest.content_hash

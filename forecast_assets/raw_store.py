@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,13 @@ class RawStore:
             target = self._path(file.name, file.content_hash)
             if not target.exists() or _sha256(target) != known.get(file.content_hash):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_suffix(".partial")
-                pq.write_table(file.table, temporary, compression="zstd")
-                temporary.replace(target)
+                # Of this process alone: two runs may keep the same drop at once.
+                temporary = target.with_suffix(f".{os.getpid()}.partial")
+                try:
+                    pq.write_table(file.table, temporary, compression="zstd")
+                    temporary.replace(target)
+                finally:
+                    temporary.unlink(missing_ok=True)
             described[file.name] = {
                 "content_hash": file.content_hash,
                 "rows": file.rows,

@@ -76,6 +76,11 @@ def train_bundle(
     from kubeflow.trainer import CustomTrainerContainer
 
     frame_path, manifest = frame
+    if ours := sorted({"frame_path", "model_output_dir"} & config.spec.keys()):
+        raise dg.Failure(
+            f"the training was not started: the spec sets {' and '.join(ours)}, which the graph chooses: leave it out",
+            allow_retries=False,
+        )
     try:
         spec = TrainSpec(**{"frame_path": str(frame_path), "model_output_dir": str(bundle), **config.spec})
         client = train_jobs.client()

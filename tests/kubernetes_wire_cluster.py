@@ -56,7 +56,7 @@ class Cluster:
 
     def pod(self, name: str, index: int = 0, attempt: int = 0, created: str | None = None) -> Document:
         """A Pending pod of a node."""
-        suffix = "".join(random.choices(string.ascii_lowercase, k=5))  # noqa: S311 - a name, not a secret
+        suffix = "".join(random.choices(string.ascii_lowercase, k=5))
         metadata = self._metadata(name, f"{name}-node-0-{index}-{suffix}")
         metadata["labels"] |= {
             "batch.kubernetes.io/job-name": f"{name}-node-0",

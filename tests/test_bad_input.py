@@ -181,7 +181,12 @@ SPOILT: list[tuple[str, str, Edit, list[str]]] = [
     ("department below 1", "train.csv", value(9, "Dept", "-3"), ["Dept '-3' cannot be: it is less than 1"]),
     ("number beyond all", "train.csv", value(9, "Dept", str(2**53)), ["cannot be: it is more than 2,147,483,647"]),
     ("too hot", "features.csv", value(9, "Temperature", "500"), ["Temperature '500' cannot be: it is more than 140"]),
-    ("paid to fill up", "features.csv", value(9, "Fuel_Price", "-1"), ["line 9: Fuel_Price '-1' cannot be: it is less"]),
+    (
+        "paid to fill up",
+        "features.csv",
+        value(9, "Fuel_Price", "-1"),
+        ["line 9: Fuel_Price '-1' cannot be: it is less"],
+    ),
     ("nobody works", "features.csv", value(9, "Unemployment", "150"), ["Unemployment '150' cannot be: it is more"]),
     ("too rich", "train.csv", value(9, "Weekly_Sales", "1e13"), ["Weekly_Sales '1e13' cannot be: it is more than 1,0"]),
     ("type with a space", "stores.csv", value(3, "Type", "A "), ["stores.csv line 3: Type 'A ' is not a text of at"]),
@@ -197,7 +202,10 @@ SPOILT: list[tuple[str, str, Edit, list[str]]] = [
         "live store without features",
         "features.csv",
         lambda c: re.sub(rb"(?m)^2,20(09|1[0-3])-.*\n", b"", c),
-        ["features.csv has no row for Store 2 from 2010-11-03 to 2012-11-02", "sales up to 2012-10-26: add at least one"],
+        [
+            "features.csv has no row for Store 2 from 2010-11-03 to 2012-11-02",
+            "sales up to 2012-10-26: add at least one",
+        ],
     ),
     (
         "before sales were counted",

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from feature_repo.features import TIMESTAMP
 from forecast_assets import frame_store
 from forecast_assets.content_hash import content_hash
-from forecast_assets.frame_store import FrameStore, Manifest
+from forecast_assets.frame_store import DamagedFrameError, FrameStore, Manifest
 
 WEEK_0 = datetime.datetime(2010, 2, 5, tzinfo=datetime.UTC)
 CHUNK = 10
@@ -217,3 +217,45 @@ def test_the_frame_before_the_current_one_can_be_read(tmp_path: Path) -> None:
     previous = store.previous()
     assert previous is not None
     assert previous[TIMESTAMP][0].as_py().day == 8
+
+
+def flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("file", ["chunk-00000.parquet", "manifest.json"])
+@pytest.mark.parametrize("spoil", [flip_a_bit, Path.unlink, Path.touch])
+def test_a_damaged_frame_is_named_and_made_whole_by_publishing_it_again(
+    store: FrameStore, file: str, spoil: Callable[[Path], None]
+) -> None:
+    folder = store.folder / publish(store, FIRST).content_hash
+    spoil(folder / file)
+    if spoil is Path.touch:
+        (folder / file).write_bytes(b"")
+
+    with pytest.raises(DamagedFrameError, match=rf"{file} is missing or damaged: materialize training_frame again"):
+        store.load()
+    publish(store, FIRST)
+
+    assert store.load().equals(FIRST)
+
+
+def test_a_damaged_earlier_frame_is_as_if_there_were_none(store: FrameStore) -> None:
+    flip_a_bit(store.folder / publish(store, FIRST).content_hash / "chunk-00000.parquet")
+    publish(store, SECOND)
+    assert store.previous() is None
+
+
+def test_what_a_killed_writer_left_goes_and_what_another_one_writes_stays(store: FrameStore) -> None:
+    left = store.folder / ".staging-of-a-killed-one"
+    left.mkdir(parents=True)
+    (left / "chunk-00000.parquet").touch()
+    with store.stage(FIRST.schema) as other:
+        publish(store, SECOND)
+        assert not left.exists()
+        other.write(FIRST)
+        other.publish(feature_service="", feature_service_hash="")
+    assert store.load().equals(FIRST)
+    assert [path for path in store.folder.iterdir() if path.name.startswith(".")] == []

@@ -1,5 +1,6 @@
 """The same table is the same content, however its file was written or packed."""
 
+import contextlib
 import gzip
 import io
 import zipfile
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from forecast_assets.ingest import files
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.files import DropRefusedError, read_file
-from forecast_assets.raw_store import RawStore
+from forecast_assets.raw_store import DamagedDropError, RawStore
 
 FILES = ("train.csv", "features.csv", "stores.csv")
 
@@ -124,3 +125,29 @@ def test_saving_touches_only_what_changed_and_keeps_one_copy_of_each_file(landin
     assert {name.partition("/")[0] for name, _ in kept().items() - first.items()} == {"stores"}
     assert len(kept()) == len(FILES)
     assert store.load().stores.table["Size"].to_pylist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize("spoil", [lambda c: c[:-1], lambda c: b"", lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:]])
+@pytest.mark.parametrize("file", ["train/*.parquet", "CURRENT"])
+def test_a_kept_file_that_is_damaged_is_named_and_made_whole_by_the_same_drop(
+    small_drop: Path, tmp_path: Path, file: str, spoil: Callable[[bytes], bytes]
+) -> None:
+    store, drop = RawStore(tmp_path), read_drop(small_drop)
+    store.save(drop)
+    (damaged,) = tmp_path.glob(file)
+    damaged.write_bytes(spoil(damaged.read_bytes()))
+
+    with contextlib.suppress(DamagedDropError):  # a cut line end in CURRENT does no harm
+        assert store.load().train.table.equals(drop.train.table)
+    store.save(drop)
+
+    assert store.load().train.table.equals(drop.train.table)
+
+
+def test_damage_to_a_kept_file_does_not_pass_for_the_drop(small_drop: Path, tmp_path: Path) -> None:
+    store = RawStore(tmp_path)
+    store.save(read_drop(small_drop))
+    (kept,) = tmp_path.glob("features/*.parquet")
+    kept.write_bytes(kept.read_bytes()[:-9] + b"x" * 9)
+    with pytest.raises(DamagedDropError, match=r"kept of the accepted features\.csv, is missing or damaged: material"):
+        store.load()

@@ -12,6 +12,7 @@ version.
 import hashlib
 import json
 import os
+import pickle
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -65,8 +66,8 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
         data_version: the hash the whole bundle must have, where the caller knows it.
 
     Raises:
-        BundleError: a file is missing or is not what the bundle, or the caller, says it is, or another version of the
-            trainer wrote the bundle.
+        BundleError: a file is missing or is not what the bundle, or the caller, says it is, it holds more than
+            weights, or another version of the trainer wrote the bundle.
     """
     root = Path(path)
     if data_version is not None and (actual := bundle_hash(root)) != data_version:
@@ -77,7 +78,10 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
             raise BundleError(f"bundle file {root / name} is missing")
         if (actual := _sha256(root / name)) != expected:
             raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
-    checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
+    try:
+        checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise BundleError(f"bundle file {root / MODEL_FILE} does not hold weights alone: it was not loaded") from error
     try:
         return _rebuilt(root, sidecar, checkpoint)
     except (KeyError, TypeError, RuntimeError) as error:

@@ -13,6 +13,7 @@ import hashlib
 import io
 import logging
 import os
+import pickle
 import shutil
 import time
 from pathlib import Path
@@ -173,7 +174,10 @@ def _read(file: Path) -> State | None:
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != file.name.split(".")[1]:
         return None
-    content: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    try:
+        content: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # more than weights, and not from here
+        return None
     return content
 
 

@@ -17,9 +17,15 @@ def bundle_path(models: Path, name: str) -> Path:
 
 
 def referenced_bundle(models: Path, reference: Reference) -> Path | None:
-    """The folder of the bundle that ``reference`` names, or None where nothing is named yet."""
+    """The folder of the bundle that ``reference`` names, or None where nothing is named yet.
+
+    Raises:
+        ValueError: what is named cannot be a bundle of this folder.
+    """
     try:
-        name = (models / reference).read_text().strip()
+        name = (models / reference).read_text(errors="replace").strip()
     except FileNotFoundError:
         return None
+    if name in {".", ".."} or set(name) & {"/", "\\", "\0"}:
+        raise ValueError(f"{models / reference} names {name!r}, which is no bundle: promote or train one again")
     return bundle_path(models, name) if name else None

@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 MAX_BYTES = 8 * 2**30
+# Tables of numbers shrink to a tenth. What unpacks to far more is made to fill the memory.
+MAX_RATIO = 200
+ALWAYS_ALLOWED_BYTES = 64 * 2**20
 _CHUNK = 2**20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -182,26 +185,30 @@ def _unpack(path: Path, name: str) -> bytes:
         magic = file.read(4)
     if magic.startswith(b"\x1f\x8b"):
         with gzip.open(path, "rb") as stream:
-            return _read_bounded(stream, path)
+            return _read_bounded(stream, path, _most_unpacked(path))
     if magic.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX")]
             if len(members) != 1:
                 raise DropRefusedError(f"{path.name} holds {len(members)} files: expected {name} alone")
             with archive.open(members[0]) as stream:
-                return _read_bounded(stream, path)
+                return _read_bounded(stream, path, _most_unpacked(path))
     with path.open("rb") as stream:
-        return _read_bounded(stream, path)
+        return _read_bounded(stream, path, MAX_BYTES)
 
 
-def _read_bounded(stream: IO[bytes] | gzip.GzipFile, path: Path) -> bytes:
+def _most_unpacked(path: Path) -> int:
+    return min(MAX_BYTES, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * path.stat().st_size))
+
+
+def _read_bounded(stream: IO[bytes] | gzip.GzipFile, path: Path, most: int) -> bytes:
     # A few kilobytes of zip can unpack to petabytes: stop at the bound instead of filling the memory.
     parts: list[bytes] = []
     size = 0
     while part := stream.read(_CHUNK):
         size += len(part)
-        if size > MAX_BYTES:
-            raise DropRefusedError(f"{path.name} unpacks to more than {MAX_BYTES:,} bytes: it was not read further")
+        if size > most:
+            raise DropRefusedError(f"{path.name} unpacks to more than {most:,} bytes: it was not read further")
         parts.append(part)
     return b"".join(parts)
 

@@ -32,8 +32,13 @@ def main() -> int:
             campaign = Campaign(arguments.seed, folder, settings)
             for outcome in campaign.cases(range(arguments.first, arguments.first + arguments.n)):
                 if outcome.faults or arguments.n == 1:
-                    print(f"seed {arguments.seed}, case {outcome.number} ({' + '.join(outcome.kinds)}): "
-                          f"{outcome.verdict} {outcome.says[:300]}", *outcome.faults, sep="\n    ", flush=True)
+                    print(
+                        f"seed {arguments.seed}, case {outcome.number} ({' + '.join(outcome.kinds)}): "
+                        f"{outcome.verdict} {outcome.says[:300]}",
+                        *outcome.faults,
+                        sep="\n    ",
+                        flush=True,
+                    )
         finally:
             embedded_postgres.stop(folder / "postgres")
     outcomes = campaign.outcomes

@@ -91,7 +91,7 @@ class Campaign:
             yield outcome
 
     def _case(self, number: int) -> Outcome:
-        rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - repeatable on purpose
+        rng = random.Random(f"{self.seed}/{number}")
         kinds = [self.kinds[number % len(self.kinds)]]
         if rng.random() < SECOND_MUTATION:
             kinds.append(rng.choice(self.kinds))

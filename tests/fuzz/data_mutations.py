@@ -63,7 +63,7 @@ def _file_twice(draft: Draft, rng: random.Random) -> None:
     draft.rows[file] += [list(row) for row in draft.rows[file][1:]]
 
 
-def _last_week_again(draft: Draft, rng: random.Random) -> None:
+def _last_week_again(draft: Draft, _: random.Random) -> None:
     *_, before, last = _weeks(draft)
     sales = {
         (row[0], row[1]): _column(draft, "train.csv", row, "Weekly_Sales")
@@ -115,7 +115,8 @@ def _vanished(column: str, *files: str) -> Mutation:
     def mutate(draft: Draft, rng: random.Random) -> None:
         gone = rng.choice(draft.values("train.csv", column))
         for file in files:
-            draft.keep(file, lambda row: row[draft.position(file, column)] != gone)
+            place = draft.position(file, column)
+            draft.keep(file, lambda row, place=place: row[place] != gone)  # type: ignore[misc]
 
     return mutate
 
@@ -238,7 +239,9 @@ DATA_MUTATIONS: dict[str, Mutation] = {
         ("train.csv", "Weekly_Sales", "-500.5"), ("features.csv", "MarkDown2", "-20")
     ),
     "range: dollars beyond all measure": _one_of(
-        ("train.csv", "Weekly_Sales", "1e13"), ("train.csv", "Weekly_Sales", "1e40"), ("features.csv", "MarkDown1", "1e25")
+        ("train.csv", "Weekly_Sales", "1e13"),
+        ("train.csv", "Weekly_Sales", "1e40"),
+        ("features.csv", "MarkDown1", "1e25"),
     ),
     "unit: Celsius": _scaled("features.csv", "Temperature", 5 / 9, -160 / 9),
     "unit: cents": _scaled("train.csv", "Weekly_Sales", 100),

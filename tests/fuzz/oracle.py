@@ -65,7 +65,7 @@ def faults_of_reading(folder: Path, drop: Drop) -> Iterator[str]:
     for file in drop.files:
         schema, found = SCHEMAS[file.name], _read_again(folder, file.name)
         keys = [_key(row, schema) for row in found]
-        expected = {key: row for key, row in zip(keys, found, strict=True)}
+        expected = dict(zip(keys, found, strict=True))
         actual = {_key(row, schema): row for row in file.table.to_pylist()}
         if actual != expected:
             key = next(key for key in [*expected, *actual] if expected.get(key) != actual.get(key))
@@ -88,10 +88,7 @@ def _read_again(folder: Path, name: str) -> list[dict[str, Any]]:
     header, *lines = csv.reader(io.StringIO(content.decode("utf-8-sig"), newline=None))
     position = {title.strip(): place for place, title in enumerate(header)}
     return [
-        {
-            column.header: _value(line[position[column.header]], str(column.type))
-            for column in SCHEMAS[name].columns
-        }
+        {column.header: _value(line[position[column.header]], str(column.type)) for column in SCHEMAS[name].columns}
         for line in lines
         if line
     ]
@@ -169,8 +166,10 @@ def _not_finite(name: str, rows: pa.Table) -> Iterator[str]:
 
 def training_frame(sales: pa.Table, stores: pa.Table) -> pa.Table:
     """The training frame of these tables, joined here: the labelled rows with what was last known of their store."""
-    labelled = sales.filter(pc.is_valid(sales[LABEL])).drop_columns(["date"]).sort_by(
-        [(TIMESTAMP, "ascending"), ("store", "ascending"), ("dept", "ascending")]
+    labelled = (
+        sales.filter(pc.is_valid(sales[LABEL]))
+        .drop_columns(["date"])
+        .sort_by([(TIMESTAMP, "ascending"), ("store", "ascending"), ("dept", "ascending")])
     )
     known = stores.drop_columns(["date"]).sort_by([(TIMESTAMP, "ascending")])
     days, tolerance = pc.cast(labelled[TIMESTAMP], pa.int64()), 20 * 366 * 24 * 3600 * 10**6
@@ -222,4 +221,3 @@ def warnings(base: Base, drop: Drop, frame: pa.Table) -> list[str]:
     if drifted_columns(frame, base.frame):
         found.append("no_drift")
     return found
-

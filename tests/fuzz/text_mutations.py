@@ -212,9 +212,7 @@ def _flipped(content: bytes, rng: random.Random) -> bytes:
 
 
 def _mixed_line_ends(content: bytes, _: random.Random) -> bytes:
-    return b"".join(
-        line + (b"\n", b"\r\n", b"\r")[number % 3] for number, line in enumerate(content.split(b"\n")[:-1])
-    )
+    return b"".join(line + (b"\n", b"\r\n", b"\r")[number % 3] for number, line in enumerate(content.split(b"\n")[:-1]))
 
 
 def zipped(content: bytes, *names: str) -> bytes:
@@ -285,7 +283,9 @@ TEXT_MUTATIONS: dict[str, Mutation] = {
     "number: at the edge of 64 bits": _number("9223372036854775807", "-9223372036854775808", "4611686018427387904"),
     "number: at the edge of doubles": _number("1.7976931348623157e308", "-1e308", "1e200", "5e-324"),
     "number: empty": _number("", "NA", "n/a", "N/A"),
-    "date: another format": _date("DD/MM/YYYY", "MM/DD/YYYY", "YYYYMMDD", "YYYY/MM/DD", "#T00:00:00", "# 00:00", "40200"),
+    "date: another format": _date(
+        "DD/MM/YYYY", "MM/DD/YYYY", "YYYYMMDD", "YYYY/MM/DD", "#T00:00:00", "# 00:00", "40200"
+    ),
     "date: another format throughout": _all_dates("MM/DD/YYYY"),
     "date: no such day": _date("YYYY-02-30", "YYYY-13-01", "YYYY-00-10", "YYYY-MM-00", "YYYY-MM-32", "0000-00-00"),
     "date: at the edge of the calendar": _date("0001-01-05", "9999-12-31", "1970-01-02", "10000-01-01", "-0001-01-01"),

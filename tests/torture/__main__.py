@@ -35,12 +35,20 @@ def main() -> int:
         campaign = Campaign(arguments.seed, place)
         try:
             campaign.prepare()
-            print(f"prepared in {time.monotonic() - started:.0f} s; undisturbed: "
-                  + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in campaign.seconds.items()), flush=True)
+            print(
+                f"prepared in {time.monotonic() - started:.0f} s; undisturbed: "
+                + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in campaign.seconds.items()),
+                flush=True,
+            )
             for outcome in campaign.cases(range(arguments.first, arguments.first + arguments.n), arguments.only):
                 mark = "VIOLATED" if outcome.violations else "recovered" if outcome.injected else "not reached"
-                print(f"{outcome.number:4} {outcome.kind}, {outcome.stage} ({outcome.done}): {outcome.disturbed}, {mark}, "
-                      f"{outcome.seconds:.0f} s {outcome.says}", *outcome.violations, sep="\n       ", flush=True)
+                print(
+                    f"{outcome.number:4} {outcome.kind}, {outcome.stage} ({outcome.done}): {outcome.disturbed}, "
+                    f"{mark}, {outcome.seconds:.0f} s {outcome.says}",
+                    *outcome.violations,
+                    sep="\n       ",
+                    flush=True,
+                )
                 if time.monotonic() - started > arguments.seconds:
                     break
         finally:

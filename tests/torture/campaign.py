@@ -101,7 +101,7 @@ class Campaign:
         """Try each case. The same seed and number mean the same fault at the same moment."""
         kinds = [name for name in kinds_here(self.place) if {*KINDS[name].stages} & {*self.stages} and only in name]
         for number in numbers:
-            rng = random.Random(f"{self.seed}/{number}")  # noqa: S311 - repeatable on purpose
+            rng = random.Random(f"{self.seed}/{number}")
             kind = kinds[number % len(kinds)]
             stage = rng.choice([stage for stage in KINDS[kind].stages if stage in self.stages])
             outcome = self._case(number, kind, stage, rng)
@@ -116,9 +116,7 @@ class Campaign:
         with self.place.server() as settings:
             moment = rng.uniform(0.05, self.seconds[stage])
             scene = Scene(self.place, settings, rng, moment, lambda: self._start(stage, log), self.shim)
-            reader = Reader(
-                self.place.data, settings, (self.references[f"before {stage}"], self.references[stage])
-            )
+            reader = Reader(self.place.data, settings, (self.references[f"before {stage}"], self.references[stage]))
             if KINDS[kind].watched:
                 reader.start()
             ended = self._disturbed(kind, stage, scene, log, violations)
@@ -164,6 +162,8 @@ class Campaign:
                 process.kill()
         if not until(lambda: not self.place.sessions(settings), 3):
             yield f"sessions are left: {self.place.sessions(settings)}"
+        if betrayals := self.place.betrayals():
+            yield f"a secret is written in {', '.join(betrayals[:3])}"
         if left := leftovers(self.place.data):
             yield f"files are left: {', '.join(left[:4])}"
 

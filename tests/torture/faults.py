@@ -19,7 +19,7 @@ import psycopg
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 
-from .place import Place, until
+from .place import CANARY, Place, until
 from .proxy import Proxy
 
 STALL_SECONDS = 5.0
@@ -137,7 +137,7 @@ def _through_proxy(damage: Callable[[Proxy], None]) -> Callable[[Scene], Fault]:
     def fault(scene: Scene) -> Fault:
         with Proxy(scene.settings.host) as proxy:
             address = {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(proxy.port), "POSTGRES_SSLMODE": "disable"}
-            yield Start({**address, "POSTGRES_USER": scene.settings.user, "POSTGRES_DB": scene.settings.database})
+            yield Start({**address, "POSTGRES_DB": scene.settings.database, "POSTGRES_PASSWORD": CANARY})
             time.sleep(scene.moment)
             damage(proxy)
             scene.done = f"after {scene.moment:.1f} s"

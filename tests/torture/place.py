@@ -1,11 +1,11 @@
-"""The place of a case: a data folder on a small disk of its own, a landing zone, a Dagster home, a PostgreSQL server."""
+"""The place of a case: a data folder on a small disk of its own, a landing zone, a Dagster home, a server."""
 
 import fcntl
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ import psycopg
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 
+CANARY = "c4n4ry-b1rd-of-the-mine"  # a secret that nothing may write down
 CASE_VARIABLE = "TORTURE_CASE"
 DISK_MEGABYTES = 400
 TELEMETRY_OFF = "telemetry:\n  enabled: false\n"
@@ -61,6 +62,8 @@ class Place:
             "TRAIN_ECHO": "0",
             "TRAIN_PROCESSES": "1",
             CASE_VARIABLE: str(self.root),
+            "ALERT_WEBHOOK_URL": f"http://127.0.0.1:9/{CANARY}",
+            "SERVING_API_KEY": CANARY,
         }
 
     def make(self) -> None:
@@ -123,6 +126,14 @@ class Place:
             ).fetchall()
         return [str(row[0]) for row in rows]
 
+    def betrayals(self) -> list[str]:
+        """Files in which a run, or what it started, has written the secret down."""
+        folders = (self.data, self.home, self.root / "logs")
+        found = subprocess.run(
+            ["grep", "-rlF", CANARY, *map(str, folders)], check=False, capture_output=True, text=True
+        )
+        return found.stdout.splitlines()
+
     @contextmanager
     def full_disk(self, spare_bytes: int) -> Iterator[None]:
         """Only so many bytes are left on the disk."""
@@ -147,9 +158,8 @@ class Place:
             subprocess.run(["umount", "-l", str(folder)], check=False, capture_output=True)
 
 
-def until(condition: object, seconds: float) -> bool:
-    """Wait for a callable to be true; False if it was not within ``seconds``."""
-    assert callable(condition)
+def until(condition: Callable[[], object], seconds: float) -> bool:
+    """Wait for a condition; False if it did not come within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

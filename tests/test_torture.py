@@ -1,0 +1,26 @@
+"""A short form of ``python -m tests.torture``: an ingestion is killed, and finds its archives damaged."""
+
+from collections.abc import Iterator
+
+import pytest
+from torture.campaign import Campaign
+from torture.place import Place
+
+
+@pytest.fixture(scope="module")
+def campaign(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Campaign]:
+    place = Place(tmp_path_factory.mktemp("torture").resolve())
+    place.root.chmod(0o755)
+    place.make()
+    campaign = Campaign(11, place, stages=("ingest",))
+    campaign.prepare()
+    yield campaign
+    place.remove()
+
+
+@pytest.mark.parametrize(("number", "kind"), [(0, "run: kill -9"), (1, "damaged: chunk"), (2, "damaged: accepted")])
+def test_a_run_after_a_disturbed_one_ends_where_undisturbed_ones_do(campaign: Campaign, number: int, kind: str) -> None:
+    (outcome,) = campaign.cases(range(number, number + 1), only=kind)
+
+    assert outcome.injected
+    assert outcome.violations == ()
