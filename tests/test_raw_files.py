@@ -127,7 +127,7 @@ def test_saving_touches_only_what_changed_and_keeps_one_copy_of_each_file(landin
     assert store.load().stores.table["Size"].to_pylist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("spoil", [lambda c: c[:-1], lambda c: b"", lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:]])
+@pytest.mark.parametrize("spoil", [lambda c: c[:-1], lambda _: b"", lambda c: c[:99] + bytes([c[99] ^ 4]) + c[100:]])
 @pytest.mark.parametrize("file", ["train/*.parquet", "CURRENT"])
 def test_a_kept_file_that_is_damaged_is_named_and_made_whole_by_the_same_drop(
     small_drop: Path, tmp_path: Path, file: str, spoil: Callable[[bytes], bytes]
