@@ -1,6 +1,6 @@
 """Published training frames: Parquet chunks, a manifest and a completion marker, replaced as a whole.
 
-frames/<content hash>/chunk-00000.parquet … manifest.json _SUCCESS
+frames/<content hash>/chunk-00000.parquet … manifest.json _SUCCESS (holds the hash of the manifest)
 frames/CURRENT          the content hash of the last good frame
 """
 
@@ -74,8 +74,9 @@ class FrameStore:
         if self._is_complete(version):
             write_reference(self.folder / "CURRENT", version)
             return self._manifest(version)
-        (staging / "manifest.json").write_text(json.dumps(asdict(manifest), indent=2))
-        (staging / "_SUCCESS").touch()
+        described = json.dumps(asdict(manifest), indent=2).encode()
+        (staging / "manifest.json").write_bytes(described)
+        (staging / "_SUCCESS").write_text(hashlib.sha256(described).hexdigest())
         previous = read_reference(self.folder / "CURRENT")
         shutil.rmtree(self.folder / version, ignore_errors=True)  # one without its completion marker
         publish_directory(staging, self.folder / version)
@@ -137,10 +138,12 @@ class FrameStore:
     def _manifest(self, version: str) -> Manifest:
         path = self.folder / version / "manifest.json"
         try:
-            manifest = Manifest(**json.loads(path.read_text()))
+            described, marker = path.read_bytes(), path.with_name("_SUCCESS").read_text()
+            manifest = Manifest(**json.loads(described))
         except (OSError, ValueError, TypeError):
             manifest = None
-        if manifest is None or manifest.content_hash != version:
+        # The marker of a frame of an earlier release is empty.
+        if manifest is None or (marker and marker != hashlib.sha256(described).hexdigest()):
             raise DamagedFrameError(f"{path} is missing or damaged: materialize training_frame again")
         return manifest
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+import sys
 import zipfile
 from collections.abc import Callable
 from contextlib import closing
@@ -21,6 +22,7 @@ import yaml
 
 from feature_repo import store as feature_store
 from feature_repo.database import PostgresSettings
+from feature_repo.paths import PROJECT_ROOT
 from feature_repo.store import _fill, open_store
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.model import candidate_model
@@ -36,6 +38,9 @@ from trainer.bundle import load_model
 from trainer.checkpoint import CheckpointStore
 from trainer.errors import BundleError
 from trainer.reference import referenced_bundle
+
+sys.path.insert(0, str(PROJECT_ROOT / "tests" / "trainer"))
+from trainer_frames import made_up_table
 
 CANARY = "c4n4ry-b1rd-of-the-mine"
 SQL = "'; DROP TABLE store_features; --"
@@ -74,8 +79,6 @@ def test_a_reference_cannot_lead_out_of_the_models_folder(tmp_path: Path, name: 
 
 
 def test_a_spec_cannot_say_where_the_graph_reads_and_writes(tmp_path: Path) -> None:
-    from trainer_frames import made_up_table
-
     artifacts = Artifacts(path=str(tmp_path))
     artifacts.frames.publish(made_up_table(), feature_service="", feature_service_hash="")
     result = dg.materialize(
@@ -116,7 +119,7 @@ def test_a_name_within_an_archive_is_no_place_on_the_disk(landing: Path) -> None
 def test_a_pickle_in_place_of_a_model_is_refused_and_not_run(tmp_path: Path) -> None:
     bundle, proof = tmp_path / "bundle", tmp_path / "owned"
     bundle.mkdir()
-    planted = pickle.dumps(Owned(proof))
+    planted = pickle.dumps(Owned(proof), protocol=2)  # another one is warned of, too
     (bundle / "best_model.pt").write_bytes(planted)
     (bundle / "extra.pkl").write_bytes(planted)
     files = {"best_model.pt": hashlib.sha256(planted).hexdigest()}
@@ -129,7 +132,7 @@ def test_a_pickle_in_place_of_a_model_is_refused_and_not_run(tmp_path: Path) -> 
 
 def test_a_pickle_in_place_of_a_checkpoint_is_passed_over_and_not_run(tmp_path: Path) -> None:
     store, proof = CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s"), tmp_path / "owned"
-    planted = pickle.dumps(Owned(proof))
+    planted = pickle.dumps(Owned(proof), protocol=2)
     store.folder.mkdir(parents=True, exist_ok=True)
     (store.folder / f"state-000001.{hashlib.sha256(planted).hexdigest()}.pt").write_bytes(planted)
 
