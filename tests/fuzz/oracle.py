@@ -102,7 +102,9 @@ def _value(text: str, kind: str) -> Any:
         return None
     if kind == "bool":
         return {"true": True, "false": False}[text.lower()]
-    return {"int64": int, "double": float, "date32[day]": datetime.date.fromisoformat}[kind](text)
+    if kind == "date32[day]":
+        return datetime.date.fromisoformat(text)
+    return int(text) if kind == "int64" else float(text)
 
 
 def faults_of_tables(drop: Drop, sales: FeatureTable, stores: FeatureTable, windows: FeatureTable) -> Iterator[str]:

@@ -61,7 +61,11 @@ def main() -> int:
     rows = table_of(campaign.outcomes)
     for row in rows:
         print("|", " | ".join(map(str, row)), "|")
-    injected, recovered, violated = (sum(row[place] for row in rows) for place in (1, 2, 3))
+    injected, recovered, violated = (
+        sum(row[1] for row in rows),
+        sum(row[2] for row in rows),
+        sum(row[3] for row in rows),
+    )
     print(f"| all | {injected} | {recovered} | {violated} |")
     return 1 if violated else 0
 

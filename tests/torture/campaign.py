@@ -70,7 +70,8 @@ class Campaign:
 
     def prepare(self) -> None:
         """Make the states that cases start from and should end with, unless they were made in this place before."""
-        self.context = child.forking()
+        only_ingests = self.stages == ("ingest",)
+        self.context = child.forking(child.INGEST_NEEDS + ([] if only_ingests else child.REST_NEEDS))
         self.shim = compiled_shim(self.place.root)
         made = self.place.root / "kept" / "references.json"
         if made.exists():

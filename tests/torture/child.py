@@ -8,28 +8,29 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
-PRELOADED = [
+INGEST_NEEDS = [
     "adbc_driver_postgresql.dbapi",
     "feast",
     "feature_repo.definitions",
+    "feature_repo.store",
+    "forecast_assets.demo",
+    "matplotlib.figure",
+    "pandera.pandas",
+]
+REST_NEEDS = [
     "feature_repo.materialize",
     "feature_repo.online_reader",
     "feature_repo.parity",
-    "feature_repo.store",
-    "forecast_assets.demo",
     "kubeflow.trainer",
-    "matplotlib.figure",
-    "pandera.pandas",
     "serving.forecasting",
-    "tests.torture.child",
     "trainer.bundle",
 ]
 
 
-def forking() -> ForkServerContext:
-    """Where runs are forked from: one process without threads, which has imported what they need."""
+def forking(modules: list[str]) -> ForkServerContext:
+    """Where runs are forked from: one process without threads, which has imported ``modules``."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context.set_forkserver_preload(modules)
     first = context.Process(target=str)  # starts the server, in the present environment
     first.start()
     first.join()

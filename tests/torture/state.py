@@ -108,7 +108,7 @@ def _of_database(connection: "psycopg.Connection[tuple[object, ...]]") -> State:
     for name, query in queries.items():
         relation = query.rpartition(" FROM ")[2].split()[0]
         (exists,) = connection.execute("SELECT to_regclass(%s) IS NOT NULL", [relation]).fetchone() or (False,)
-        rows = sorted(str(row[0]) for row in connection.execute(query).fetchall()) if exists else []  # type: ignore[arg-type]
+        rows = sorted(str(row[0]) for row in connection.execute(query).fetchall()) if exists else []
         found[name] = f"{len(rows)} rows {hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16]}"
     return found
 
