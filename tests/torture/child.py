@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+PROOF = "FSYNC_FAILED"  # names a file that is made when fsync fails
 INGEST_NEEDS = [
     "adbc_driver_postgresql.dbapi",
     "feast",
@@ -72,6 +73,7 @@ def _let_fsync_fail(number: int) -> None:
         nonlocal calls
         calls += 1
         if calls == number:
+            Path(os.environ[PROOF]).touch()
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         fsync(descriptor)
 

@@ -19,6 +19,7 @@ import psycopg
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 
+from .child import PROOF
 from .place import CANARY, Place, until
 from .proxy import Proxy
 
@@ -53,6 +54,10 @@ class Scene:
     shim: Path | None
     done: str = ""
 
+    def comes(self, run: ForkServerProcess) -> bool:
+        """Wait for the moment; False if the run has ended before it."""
+        return not until(lambda: not run.is_alive(), self.moment)
+
 
 Fault = Generator[Start, ForkServerProcess, None]
 STAGES = ("ingest", "retrain", "forecast")
@@ -61,8 +66,7 @@ STAGES = ("ingest", "retrain", "forecast")
 def _signal_to_run(signal_number: signal.Signals) -> Callable[[Scene], Fault]:
     def fault(scene: Scene) -> Fault:
         run = yield Start()
-        time.sleep(scene.moment)
-        if run.is_alive() and run.pid is not None:
+        if scene.comes(run) and run.pid is not None:
             os.kill(run.pid, signal_number)
             scene.done = f"{signal_number.name} after {scene.moment:.1f} s"
         yield Start()
@@ -98,11 +102,11 @@ def _signal_to_job(role: str, signal_number: signal.Signals) -> Callable[[Scene]
 
 def _kill_postgres(*, restarted: bool) -> Callable[[Scene], Fault]:
     def fault(scene: Scene) -> Fault:
-        yield Start()
-        time.sleep(scene.moment)
+        run = yield Start()
+        alive = scene.comes(run)
         with suppress(FileNotFoundError, ProcessLookupError):
             os.kill(int((scene.place.postgres / "data" / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
-            scene.done = f"after {scene.moment:.1f} s"
+            scene.done = f"after {scene.moment:.1f} s" if alive else ""
         if restarted:
             embedded_postgres.ensure_running(scene.place.postgres)
         yield Start()
@@ -112,24 +116,23 @@ def _kill_postgres(*, restarted: bool) -> Callable[[Scene], Fault]:
 
 
 def _stop_postgres(scene: Scene) -> Fault:
-    yield Start()
-    time.sleep(scene.moment)
+    run = yield Start()
+    scene.done = f"after {scene.moment:.1f} s" if scene.comes(run) else ""
     embedded_postgres.stop(scene.place.postgres)
-    scene.done = f"after {scene.moment:.1f} s"
     time.sleep(scene.rng.uniform(0, 1))
     embedded_postgres.ensure_running(scene.place.postgres)
     yield Start()
 
 
 def _terminate_sessions(scene: Scene) -> Fault:
-    yield Start()
-    time.sleep(scene.moment)
+    run = yield Start()
+    alive = scene.comes(run)
     with suppress(psycopg.Error), psycopg.connect(scene.settings.url) as connection:
         ended = connection.execute(
             "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
             "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
         ).fetchone()
-        scene.done = f"{ended[0] if ended else 0} sessions after {scene.moment:.1f} s"
+        scene.done = f"{ended[0] if ended else 0} sessions after {scene.moment:.1f} s" if alive else ""
     yield Start()
 
 
@@ -137,10 +140,9 @@ def _through_proxy(damage: Callable[[Proxy], None]) -> Callable[[Scene], Fault]:
     def fault(scene: Scene) -> Fault:
         with Proxy(scene.settings.host) as proxy:
             address = {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(proxy.port), "POSTGRES_SSLMODE": "disable"}
-            yield Start({**address, "POSTGRES_DB": scene.settings.database, "POSTGRES_PASSWORD": CANARY})
-            time.sleep(scene.moment)
+            run = yield Start({**address, "POSTGRES_DB": scene.settings.database, "POSTGRES_PASSWORD": CANARY})
+            scene.done = f"after {scene.moment:.1f} s" if scene.comes(run) else ""
             damage(proxy)
-            scene.done = f"after {scene.moment:.1f} s"
             yield Start()
 
     return fault
@@ -148,11 +150,11 @@ def _through_proxy(damage: Callable[[Proxy], None]) -> Callable[[Scene], Fault]:
 
 def _disk_full(*, for_good: bool) -> Callable[[Scene], Fault]:
     def fault(scene: Scene) -> Fault:
-        yield Start()
-        time.sleep(scene.moment)
+        run = yield Start()
+        alive = scene.comes(run)
         spare = scene.rng.choice([0, 20_000, 300_000])
         with scene.place.full_disk(spare):
-            scene.done = f"{spare:,} bytes left after {scene.moment:.1f} s"
+            scene.done = f"{spare:,} bytes left after {scene.moment:.1f} s" if alive else ""
             if for_good:
                 yield Start()
             else:
@@ -169,27 +171,30 @@ def _read_only(scene: Scene) -> Fault:
         at_once = scene.rng.random() < 0.5
         if at_once:
             stack.enter_context(scene.place.read_only(scene.place.data / name))
-        yield Start()
-        if not at_once:
-            time.sleep(scene.moment)
+        run = yield Start()
+        if not at_once and scene.comes(run):
             stack.enter_context(scene.place.read_only(scene.place.data / name))
-        scene.done = f"{name}, {'from the start' if at_once else f'after {scene.moment:.1f} s'}"
+            scene.done = f"{name}, after {scene.moment:.1f} s"
+        elif at_once:
+            scene.done = f"{name}, from the start"
         yield Start()
 
 
 def _fsync_fails(scene: Scene) -> Fault:
-    number = scene.rng.randrange(1, 8)
-    yield Start(failing_fsync=number)
-    scene.done = f"call {number}"
+    number, proof = scene.rng.randrange(1, 8), scene.place.root / "fsync-failed"
+    proof.unlink(missing_ok=True)
+    yield Start({PROOF: str(proof)}, failing_fsync=number)
     yield Start()
+    scene.done = f"call {number}" if proof.exists() else ""
 
 
 def _fsync_fails_in_training(scene: Scene) -> Fault:
-    number = scene.rng.randrange(1, 12)
+    number, proof = scene.rng.randrange(1, 12), scene.place.root / "fsync-failed"
+    proof.unlink(missing_ok=True)
     shim = {"LD_PRELOAD": str(scene.shim), "FAILING_FSYNC": str(number)} if scene.shim else {}
-    yield Start(shim)
-    scene.done = f"call {number} of each process" if scene.shim else ""
+    yield Start({PROOF: str(proof), **shim})
     yield Start()
+    scene.done = f"call {number} of each process" if proof.exists() else ""
 
 
 def _second_run(scene: Scene) -> Fault:
@@ -302,11 +307,16 @@ SHIM = """
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 static int calls;
 int fsync(int descriptor) {
   const char *number = getenv("FAILING_FSYNC");
-  if (getenv("RANK") && number && ++calls == atoi(number)) { errno = EIO; return -1; }
+  if (getenv("RANK") && number && ++calls == atoi(number)) {
+    creat(getenv("FSYNC_FAILED"), 0600);
+    errno = EIO;
+    return -1;
+  }
   return ((int (*)(int))dlsym(RTLD_NEXT, "fsync"))(descriptor);
 }
 """
