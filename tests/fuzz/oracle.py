@@ -23,7 +23,8 @@ import pyarrow.compute as pc
 
 from feature_repo.features import LABEL, ON_DEMAND, TIMESTAMP
 from feature_repo.transformations import INPUTS, on_demand_features
-from forecast_assets.frame_checks import drifted_columns, incomplete_weeks, leaks
+from forecast_assets.drift import stability
+from forecast_assets.frame_checks import incomplete_weeks, leaks
 from forecast_assets.horizon import coming_week_features, forecast_ahead
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN, CsvSchema
 from forecast_assets.ingest.drop import Drop, row_changes
@@ -220,6 +221,6 @@ def warnings(base: Base, drop: Drop, frame: pa.Table) -> list[str]:
         found.append("keeps_history")
     if incomplete_weeks(frame):
         found.append("complete_weeks")
-    if drifted_columns(frame, base.frame):
+    if any(column.drifted for column in stability(frame, base.frame)):
         found.append("no_drift")
     return found

@@ -114,8 +114,9 @@ class Campaign:
         violations: list[str] = []
         self.place.restore(stage)
         log = self.place.root / "logs" / f"{number}.log"
+        log.unlink(missing_ok=True)
         with self.place.server() as settings:
-            moment = rng.uniform(0.05, self.seconds[stage])
+            moment = rng.uniform(0.05, 0.8 * self.seconds[stage])
             scene = Scene(self.place, settings, rng, moment, lambda: self._start(stage, log), self.shim)
             reader = Reader(self.place.data, settings, (self.references[f"before {stage}"], self.references[stage]))
             if KINDS[kind].watched:
