@@ -8,7 +8,7 @@ COPY requirements.lock /build/
 RUN python -m venv /opt/venv \
  && /opt/venv/bin/pip install --no-cache-dir --constraint /build/requirements.lock --extra-index-url "${TORCH_INDEX}" \
       torch numpy pandas pyarrow fastapi "uvicorn[standard]" prometheus-client "feast[postgres,redis]" \
-      "psycopg[binary,pool]" adbc-driver-postgresql SQLAlchemy PyYAML dagster-pipes
+      "psycopg[binary,pool]" adbc-driver-postgresql SQLAlchemy PyYAML typeguard dagster-pipes
 
 FROM docker.io/library/python:${PYTHON}
 COPY --from=build /opt/venv /opt/venv
