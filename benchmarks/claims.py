@@ -81,6 +81,18 @@ def _claim(
     )
 
 
+_SCALING = tuple(
+    _claim(f"{stage}_{path}", f"{text}{what}", unit)
+    for stage, text in (
+        ("tables", "CSV files to the feature tables"),
+        ("frame", "training frame, written as Parquet"),
+        ("materialization", "materialization of all series"),
+        ("read", "online features of all series"),
+        ("epoch", "one epoch of training, evaluation included"),
+    )
+    for path, what, unit in (("seconds", "", "s"), ("mb", ": memory", "MB"))
+)
+
 BENCHMARKS: dict[str, Benchmark] = {
     "pipeline": Benchmark(
         module="pipeline",
@@ -241,4 +253,19 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("broken_file_to_refusal_seconds", "a broken file is refused"),
         ),
     ),
+    "failover": Benchmark(
+        module="failover",
+        arguments=("--size", "0.01", "--detection", "5"),
+        claims=(
+            _claim("a_primary_is_there", "kill -9 of the primary, until a replica is promoted (set to 5 s)"),
+            _claim("commits_are_answered", "until commits are answered"),
+            _claim("forecasts_are_answered", "until forecasts are answered"),
+            _claim("the_training_frame_is_done", "until a retrieval in its middle is done"),
+            _claim("the_online_features_are_done", "until a materialization in its middle is done"),
+            _claim("the_daemon_run_is_done", "until a run of Dagster's daemon is done"),
+            _claim("lost", "answered commits that are lost", "", 0),
+        ),
+    ),
+    "scaling": Benchmark(module="scaling", claims=_SCALING),
+    "scaling-10x": Benchmark(module="scaling", arguments=("--size", "10"), claims=_SCALING),
 }

@@ -42,6 +42,11 @@ def execute(job: str) -> bool:
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
         _say("  ✗ interrupted")
         return False
+    if not result.success and not any(event.is_step_failure for event in result.all_events):
+        # Between two steps, or before the first, there is none to say it.
+        ends = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED)
+        said = [event.message for event in result.all_events if event.event_type in ends and event.message]
+        _say(f"  ✗ {said[-1] if said else 'interrupted'}")
     return result.success
 
 
