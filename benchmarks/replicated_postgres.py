@@ -66,19 +66,24 @@ class Address:
 
     async def _end(self) -> None:
         await self._lead_to(None)
-        for writer in self._open:
-            writer.close()
-        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+        # More than once: a connection that was just accepted has yet to become a task of its own.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for writer in self._open:
+                writer.close()
+            await asyncio.gather(*others)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        ends = [writer]
+        with contextlib.suppress(OSError):
             there, back = await asyncio.open_connection(_HOST, self._target)
-        except OSError:
-            writer.close()
-            return
-        self._open |= {writer, back}
-        await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
-        self._open -= {writer, back}
+            ends.append(back)
+            self._open |= {*ends}
+            await asyncio.gather(_pass_on(reader, back), _pass_on(there, writer))
+        for end in ends:
+            self._open.discard(end)
+            end.close()
+            with contextlib.suppress(OSError):
+                await end.wait_closed()
 
 
 @dataclass(frozen=True, slots=True)
