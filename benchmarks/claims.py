@@ -99,7 +99,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         claims=(
             _claim("code_location_seconds", "the code location loads", bound=3),
             _claim("whole_graph_seconds", "the whole graph in a new folder, training included", bound=120),
-            _claim("whole_graph_again_seconds", "the same again, nothing new"),
+            _claim("whole_graph_again_seconds", "the whole graph again, nothing new"),
             _claim("largest_process_mb", "largest process", "MB", 2_000),
         ),
     ),
@@ -137,7 +137,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 "the training frame, point in time",
                 beside=("stock_seconds", "stock Feast on PostgreSQL"),
             ),
-            _claim("times_of_scan", "in multiples of a bare Arrow scan of the table", "x", 5),
+            _claim("times_of_scan", "the frame, in multiples of a bare scan of the table", "x", 5),
             _claim("stock_ratio", "times faster than stock Feast", "x", 20, more_is_better=True),
             _claim("wrong_rows", "wrong rows", "", 0, beside=("stock_wrong_rows", "stock Feast's")),
             _claim("peak_rss_mb", "memory", "MB", 800),
@@ -148,7 +148,7 @@ BENCHMARKS: dict[str, Benchmark] = {
         arguments=("--rows-factor", "10", "--skip-stock", "--repeat", "1"),
         claims=(
             _claim("seconds", "ten times the rows, streamed"),
-            _claim("times_of_scan", "in multiples of a bare Arrow scan of the table", "x"),
+            _claim("times_of_scan", "the frame, in multiples of a bare scan of the table", "x"),
             _claim("wrong_rows", "wrong rows", "", 0),
             _claim("peak_rss_mb", "memory", "MB", 1_200),
         ),
@@ -159,17 +159,22 @@ BENCHMARKS: dict[str, Benchmark] = {
         claims=tuple(
             _claim(path, text, "ms", bound, beside=(f"stock_{path}", "stock Feast, pandas transformations"))
             for path, text, bound in (
-                ("one_key_p50_ms", "one key, median", 4),
+                ("one_key_p50_ms", "online features of one key, median", 4),
                 ("one_key_p99_ms", "one key, 99th percentile", 12),
                 ("hundred_keys_ms", "100 keys", 15),
-                ("all_series_ms", "all series", 400),
+                ("all_series_ms", "online features of all series", 400),
             )
         ),
     ),
     "materialize": Benchmark(
         module="materialize",
         claims=(
-            _claim("seconds", "stored features of all series", bound=4, beside=("stock_seconds", "stock Feast")),
+            _claim(
+                "seconds",
+                "stored features of all series into the online store",
+                bound=4,
+                beside=("stock_seconds", "stock Feast"),
+            ),
             _claim("all_views_seconds", "on-demand features and windows included"),
             _claim("incremental_seconds", "the same from the last time on"),
             _claim("peak_rss_mb", "memory", "MB", beside=("stock_peak_rss_mb", "stock Feast")),
@@ -178,7 +183,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "training": Benchmark(
         module="training",
         claims=(
-            _claim("frame_to_bundle_seconds", "from frame to bundle, two cores", bound=60),
+            _claim("frame_to_bundle_seconds", "a training, from frame to bundle, two cores", bound=60),
             _claim(
                 "rows_per_second",
                 "rows a second, one core",
@@ -187,9 +192,6 @@ BENCHMARKS: dict[str, Benchmark] = {
                 beside=("usual_rows_per_second", "DataLoader(TensorDataset, shuffle=True), same model"),
             ),
             _claim("times_faster_than_dataloader", "times the usual loop", "x", 5, more_is_better=True),
-            _claim(
-                "times_of_bare_steps", "rows a second of the bare steps, in memory, reached", "x", more_is_better=True
-            ),
             _claim("two_processes_over_one", "two processes on a core each, over one", "x", more_is_better=True),
             _claim("growth_over_epochs_mb", "memory from the first epoch to the last", "MB", 50),
             _claim("wmae", "WMAE", "$", beside=("usual_loop_wmae", "the usual loop")),
@@ -224,21 +226,27 @@ BENCHMARKS: dict[str, Benchmark] = {
         module="serving",
         claims=(
             _claim(
-                "one_p50_ms", "one series, median", "ms", 6, beside=("obvious_one_p50_ms", "FastAPI on stock Feast")
+                "one_p50_ms",
+                "a request for one series, median",
+                "ms",
+                6,
+                beside=("obvious_one_p50_ms", "FastAPI on stock Feast"),
             ),
-            _claim("one_p99_ms", "99th percentile", "ms", 20, beside=("obvious_one_p99_ms", "the same")),
+            _claim("one_p99_ms", "99th percentile", "ms", 20, beside=("obvious_one_p99_ms", "on stock Feast")),
             _claim(
                 "requests_per_second",
-                "16 clients",
+                "requests of 16 clients",
                 "1/s",
                 400,
                 more_is_better=True,
-                beside=("obvious_requests_per_second", "the same"),
+                beside=("obvious_requests_per_second", "on stock Feast"),
             ),
-            _claim("many_p99_ms", "their 99th percentile", "ms", 80, beside=("obvious_many_p99_ms", "the same")),
-            _claim("all_series_ms", "all series at once", "ms", 600, beside=("obvious_all_series_ms", "the same")),
-            _claim("features_ms", "of one request: features", "ms", beside=("obvious_features_ms", "the same")),
-            _claim("model_ms", "of one request: model", "ms", beside=("obvious_model_ms", "the same")),
+            _claim("many_p99_ms", "their 99th percentile", "ms", 80, beside=("obvious_many_p99_ms", "on stock Feast")),
+            _claim(
+                "all_series_ms", "all series at once", "ms", 600, beside=("obvious_all_series_ms", "on stock Feast")
+            ),
+            _claim("features_ms", "of one request: features", "ms", beside=("obvious_features_ms", "on stock Feast")),
+            _claim("model_ms", "of one request: model", "ms", beside=("obvious_model_ms", "on stock Feast")),
             _claim("cold_start_seconds", "cold start to ready", bound=8),
             _claim("soak_growth_mb", "memory over 50,000 requests", "MB", 20),
         ),
@@ -246,9 +254,12 @@ BENCHMARKS: dict[str, Benchmark] = {
     "drop-to-forecast": Benchmark(
         module="drop_to_forecast",
         claims=(
-            _claim("drop_to_ingestion_seconds", "a new week's drop is noticed", bound=30),
-            _claim("drop_to_forecasts_seconds", "and its forecasts are there", bound=90),
-            _claim("drop_to_forecasts_by_a_new_model_seconds", "and those of a model retrained on it"),
+            _claim("drop_to_ingestion_seconds", "from a new week's drop to a run", bound=30),
+            _claim("drop_to_forecasts_seconds", "from a new week's drop to its forecasts", bound=90),
+            _claim(
+                "drop_to_forecasts_by_a_new_model_seconds",
+                "from a new week's drop to forecasts of a model trained on it",
+            ),
             _claim("runs_for_the_same_files_again", "runs for the same files again", "", 0),
             _claim("broken_file_to_refusal_seconds", "a broken file is refused"),
         ),
