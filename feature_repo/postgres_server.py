@@ -7,6 +7,7 @@ parent folders when run as root, and leaves the server running after a process t
 import hashlib
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -224,10 +225,19 @@ def _server_account() -> list[str]:
     permissions. Where namespaces are forbidden (Docker's default), the server runs as the account ``nobody``.
     """
     if os.geteuid() != 0:
-        return []
+        # initdb asks for the user's name, and containers may run as a number that has none.
+        return [] if _has_name(os.geteuid()) or not _user_namespaces_work() else _NAMESPACE
     if _user_namespaces_work():
         return _NAMESPACE
     return ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--"]
+
+
+def _has_name(user: int) -> bool:
+    try:
+        pwd.getpwuid(user)
+    except KeyError:
+        return False
+    return True
 
 
 def _user_namespaces_work() -> bool:

@@ -169,11 +169,12 @@ def test_a_pid_file_left_by_a_crash_may_name_a_process_of_somebody_else(root: Pa
         somebody.kill()
 
 
-def test_an_ordinary_user_has_a_server_too(start: Start) -> None:
+@pytest.mark.parametrize("user", ["1000", "23456"])
+def test_an_ordinary_user_has_a_server_too(start: Start, user: str) -> None:
     if shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], check=False).returncode != 0:
         pytest.skip("user namespaces are not allowed here")
-    host = socket_of(start(*NAMESPACE))
-    assert "-1000-" in host
+    host = socket_of(start(*(part.replace("1000", user) for part in NAMESPACE)))
+    assert f"-{user}-" in host
     assert query(host, "SELECT 1") == 1
 
 
