@@ -15,10 +15,10 @@ from pydantic import Field
 
 from feature_repo.database import PostgresSettings, connect_settings
 from feature_repo.paths import data_dir
-from forecast_assets.assets.common import retried_when_connections_break
 from forecast_assets.frame_store import FrameStore
 from forecast_assets.model_store import ModelStore
 from forecast_assets.raw_store import RawStore
+from forecast_assets.retries import retried_when_connections_break
 from forecast_assets.trainjob import (
     ContainerPlatform,
     JobPlatform,

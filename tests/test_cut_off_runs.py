@@ -8,17 +8,23 @@ from collections.abc import Iterator
 
 import dagster as dg
 import pytest
+import yaml
 from dagster._core.events import EngineEventData
 from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.storage.tags import WILL_RETRY_TAG
 from dagster._core.test_utils import create_run_for_test
 
+from feature_repo.paths import PROJECT_ROOT
 from forecast_assets.cut_off_runs import cut_off_runs_sensor
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.instance_for_test(
-        {"run_launcher": {"module": DefaultRunLauncher.__module__, "class": DefaultRunLauncher.__name__}}
+        {
+            "run_launcher": {"module": DefaultRunLauncher.__module__, "class": DefaultRunLauncher.__name__},
+            "run_retries": yaml.safe_load((PROJECT_ROOT / "dagster.yaml").read_text())["run_retries"],
+        }
     ) as instance:
         yield instance
 
@@ -39,6 +45,11 @@ def status(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
     return run.status
 
 
+def will_be_retried(instance: dg.DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.tags.get(WILL_RETRY_TAG) == "true"
+
+
 def look(instance: dg.DagsterInstance) -> str:
     skipped = cut_off_runs_sensor(dg.build_sensor_context(instance=instance))
     assert isinstance(skipped, dg.SkipReason)
@@ -52,6 +63,7 @@ def test_a_run_whose_process_is_gone_fails_and_others_go_on(instance: dg.Dagster
 
     assert look(instance) == "1 of 2 runs were cut off"
     assert status(instance, gone) == dg.DagsterRunStatus.FAILURE
+    assert will_be_retried(instance, gone)
     assert status(instance, alive) == dg.DagsterRunStatus.STARTED
     assert look(instance) == "0 of 1 runs were cut off"
 

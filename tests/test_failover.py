@@ -6,7 +6,7 @@ keeps the history of its runs in it.
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -17,9 +17,9 @@ import pytest
 from benchmarks.failover import Failover, fail_over
 from benchmarks.failover_clients import environment, hold, materialized, prepare, service, variables
 from benchmarks.replicated_postgres import Cluster, replicated_postgres
-from forecast_assets.assets.common import retried_when_connections_break
 from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.frame_store import FrameStore
+from forecast_assets.retries import retried_when_connections_break
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,15 @@ def test_other_errors_are_no_reason_to_try_again() -> None:
     for error in (OSError("disk full"), psycopg.errors.UniqueViolation("twice"), ValueError("no")):
         with pytest.raises(type(error)), retried_when_connections_break():
             raise error
+
+
+def test_a_database_that_refuses_the_user_is_no_reason_to_try_again(proof: Proof) -> None:
+    settings = replace(proof.cluster.settings, database="nowhere")
+    with (
+        pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist'),
+        retried_when_connections_break(),
+    ):
+        psycopg.connect(settings.url)
 
 
 def read_through_a_restart(cluster: Cluster) -> None:

@@ -1,42 +1,8 @@
 """What all assets share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import adbc_driver_postgresql.dbapi as adbc
-import dagster as dg
-import psycopg
-
 OWNERS = ["team:demand-forecasting"]
 
 # Runs that use the same pool wait for each other (dagster.yaml): what one of them reads, no other replaces meanwhile.
 TABLES_POOL = "tables"
 TRAINING_POOL = "training"
 SERVING_POOL = "serving"
-
-
-# A failover of PostgreSQL takes seconds, or a minute where a machine is lost.
-_RETRIES, _SECONDS = 20, 3
-
-
-@contextmanager
-def retried_when_connections_break() -> Iterator[None]:
-    """Run the step again, for a minute, if the database goes away in the ``with`` block: it may be restarting."""
-    try:
-        yield
-    except Exception as error:
-        if not _is_broken_connection(error):
-            raise
-        raise dg.RetryRequested(max_retries=_RETRIES, seconds_to_wait=_SECONDS) from error
-
-
-def _is_broken_connection(error: BaseException | None) -> bool:
-    """Also behind the errors of SQLAlchemy (Feast's registry) and of the online store, which name it as their cause."""
-    while error is not None:
-        if isinstance(error, psycopg.OperationalError | adbc.OperationalError):
-            return True
-        # What breaks while rows come in, Arrow's stream reports, which has no class for it.
-        if isinstance(error, OSError) and str(error).startswith("[libpq]"):
-            return True
-        error = error.__cause__
-    return False

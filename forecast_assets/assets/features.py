@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import LABEL, SALES_HISTORY, STORE_EXTERNAL, TAGS, TIMESTAMP
-from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
+from forecast_assets.assets.common import OWNERS, TABLES_POOL
 from forecast_assets.ingest.drop import Drop
 from forecast_assets.ingest.feature_tables import (
     FeatureTable,
@@ -21,6 +21,7 @@ from forecast_assets.lineage import Sources, column_lineage, columns_of, compute
 from forecast_assets.metadata import column_schema, null_rates, seconds_since
 from forecast_assets.raw_store import DamagedDropError
 from forecast_assets.resources import Artifacts, Postgres
+from forecast_assets.retries import retried_when_connections_break
 
 _DESCRIPTIONS = {feature.name: feature.description for feature in (*SALES_HISTORY, *STORE_EXTERNAL)}
 

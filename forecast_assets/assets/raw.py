@@ -8,7 +8,7 @@ import dagster as dg
 import psycopg
 
 from feature_repo.features import TAGS
-from forecast_assets.assets.common import OWNERS, TABLES_POOL, retried_when_connections_break
+from forecast_assets.assets.common import OWNERS, TABLES_POOL
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN
 from forecast_assets.ingest.drop import Drop, DropFile, RowChanges, read_drop, row_changes
 from forecast_assets.ingest.files import DropRefusedError
@@ -17,6 +17,7 @@ from forecast_assets.ingest.quarantine import quarantine
 from forecast_assets.metadata import column_schema, null_rates, picture, seconds_since, weekly_totals
 from forecast_assets.raw_store import DamagedDropError
 from forecast_assets.resources import Artifacts, LandingZone, Postgres
+from forecast_assets.retries import retried_when_connections_break
 
 ACCEPTED_CHECK = "last_arrival_accepted"
 HISTORY_CHECK = "keeps_history"
