@@ -5,6 +5,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from benchmarks.blocks import with_block
 from benchmarks.claims import BENCHMARKS, Claim
 
 _ROOT = Path(__file__).parent.parent
@@ -44,11 +45,7 @@ def write_documents(results: Results) -> None:
 
 def with_summary(readme: str, results: Results) -> str:
     """The README with the table of these results."""
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the README lacks the lines {BEGIN} and {END}")
-    return f"{before}{begin}\n{_summary(results)}{end}{after}"
+    return with_block(readme, BEGIN, END, _summary(results))
 
 
 def document(results: Results) -> str:

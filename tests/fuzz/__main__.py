@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psycopg
 
+from benchmarks.blocks import write_block
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 
@@ -21,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--n", type=int, default=2_000, help="number of drops (default: 2,000)")
     parser.add_argument("--first", type=int, default=0, help="number of the first one, to repeat a case")
+    parser.add_argument("--document", type=Path, help="write the table into this document")
     parser.add_argument("--no-database", action="store_true", help="do not publish what is accepted")
     arguments = parser.parse_args()
     started = time.monotonic()
@@ -42,12 +44,18 @@ def main() -> int:
         finally:
             embedded_postgres.stop(folder / "postgres")
     outcomes = campaign.outcomes
-    print("| mutation | drops | refused | warned about | accepted |\n|---|---:|---:|---:|---:|")
-    for row in table_of(outcomes):
-        print("|", " | ".join(map(str, row)), "|")
+    lines = ["| mutation | drops | refused | warned about | accepted |", "|---|---:|---:|---:|---:|"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in table_of(outcomes)]
+    print(*lines, sep="\n")
     verdicts = Counter(outcome.verdict for outcome in outcomes)
     damaged = sum(bool(outcome.faults) for outcome in outcomes)
     print(f"\n{len(outcomes):,} drops in {time.monotonic() - started:.0f} s: {dict(verdicts)}; violated: {damaged}")
+    if arguments.document:
+        said = (
+            f"{len(outcomes):,} drops of seed {arguments.seed}: {verdicts['refused']:,} refused, "
+            f"{verdicts['warned']:,} warned about, {verdicts['accepted']:,} accepted, {damaged} violated."
+        )
+        write_block(arguments.document, "fuzz", [said, "", *lines])
     return 1 if damaged else 0
 
 

@@ -1,14 +1,18 @@
 """``python -m tests.torture --seed S --n N``: exit status 1 if something was not as it should be afterwards."""
 
 import argparse
+import json
 import os
 import signal
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
-from .campaign import Campaign, table_of
+from benchmarks.blocks import write_block
+
+from .campaign import Campaign, Outcome, table_of
 from .place import Place
 
 
@@ -20,9 +24,9 @@ def main() -> int:
     parser.add_argument("--only", default="", help="kinds whose name holds this text")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after the case that is then running")
     parser.add_argument("--logs", type=Path, help="folder to copy the runs' output to")
-    parser.add_argument("--folder", type=Path, help="keep what cases start from there, for the next call")
+    parser.add_argument("--folder", type=Path, help="keep states and outcomes there, for the next call to go on from")
+    parser.add_argument("--document", type=Path, help="write the table into this document")
     arguments = parser.parse_args()
-    started = time.monotonic()
     os.environ["EMBEDDED_POSTGRES_IDLE_SECONDS"] = "0.2"
     os.environ["PYTHONWARNINGS"] = "ignore"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -30,44 +34,49 @@ def main() -> int:
         root = (arguments.folder or Path(name)).resolve()
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)
-        place = Place(root)
-        place.make()
-        campaign = Campaign(arguments.seed, place)
-        try:
-            campaign.prepare()
+        outcomes = _run(root, arguments)
+    rows = table_of(outcomes)
+    lines = ["| fault | injected | recovered | violated |", "|---|---:|---:|---:|"]
+    lines += [f"| {' | '.join(map(str, row))} |" for row in rows]
+    print("", *lines, sep="\n")
+    if arguments.document:
+        _, injected, recovered, violated = rows[-1]
+        said = f"{injected} faults of seed {arguments.seed}: {recovered} recovered, {violated} violated."
+        write_block(arguments.document, "torture", [said, "", *lines])
+    return 1 if any(outcome.violations for outcome in outcomes) else 0
+
+
+def _run(root: Path, arguments: argparse.Namespace) -> list[Outcome]:
+    """Run the cases asked for. Returns the last outcome of every case that was tried in this folder."""
+    started = time.monotonic()
+    kept = root / f"outcomes-{arguments.seed}.jsonl"
+    place = Place(root)
+    place.make()
+    campaign = Campaign(arguments.seed, place)
+    try:
+        campaign.prepare()
+        undisturbed = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in campaign.seconds.items())
+        print(f"prepared in {time.monotonic() - started:.0f} s; undisturbed: {undisturbed}", flush=True)
+        for outcome in campaign.cases(range(arguments.first, arguments.first + arguments.n), arguments.only):
+            with kept.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
             print(
-                f"prepared in {time.monotonic() - started:.0f} s; undisturbed: "
-                + ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in campaign.seconds.items()),
+                f"{outcome.number:4} {outcome.kind}, {outcome.stage} ({outcome.done}): {outcome.disturbed}, "
+                f"{outcome.mark}, {outcome.seconds:.0f} s {outcome.says}",
+                *outcome.violations,
+                sep="\n       ",
                 flush=True,
             )
-            for outcome in campaign.cases(range(arguments.first, arguments.first + arguments.n), arguments.only):
-                mark = "VIOLATED" if outcome.violations else "recovered" if outcome.injected else "not reached"
-                print(
-                    f"{outcome.number:4} {outcome.kind}, {outcome.stage} ({outcome.done}): {outcome.disturbed}, "
-                    f"{mark}, {outcome.seconds:.0f} s {outcome.says}",
-                    *outcome.violations,
-                    sep="\n       ",
-                    flush=True,
-                )
-                if time.monotonic() - started > arguments.seconds:
-                    break
-        finally:
-            if arguments.logs:
-                arguments.logs.mkdir(parents=True, exist_ok=True)
-                for log in (root / "logs").iterdir():
-                    (arguments.logs / log.name).write_bytes(log.read_bytes())
-            place.remove()
-    print("\n| fault | injected | recovered | violated |\n|---|---:|---:|---:|")
-    rows = table_of(campaign.outcomes)
-    for row in rows:
-        print("|", " | ".join(map(str, row)), "|")
-    injected, recovered, violated = (
-        sum(row[1] for row in rows),
-        sum(row[2] for row in rows),
-        sum(row[3] for row in rows),
-    )
-    print(f"| all | {injected} | {recovered} | {violated} |")
-    return 1 if violated else 0
+            if time.monotonic() - started > arguments.seconds:
+                break
+    finally:
+        if arguments.logs:
+            arguments.logs.mkdir(parents=True, exist_ok=True)
+            for log in (root / "logs").iterdir():
+                (arguments.logs / log.name).write_bytes(log.read_bytes())
+        place.remove()
+    outcomes = [Outcome(**json.loads(line)) for line in kept.read_text().splitlines()]
+    return list({outcome.number: outcome for outcome in outcomes}.values())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import shutil
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from multiprocessing.context import ForkServerProcess
@@ -17,8 +17,10 @@ from forecast_assets.model_store import ModelStore
 from forecast_assets.sample_data import write_sample_data
 
 from . import child
-from .faults import KINDS, STAGES, Scene, compiled_shim, kinds_here
+from .faults import KINDS, STAGES, kinds_here
 from .place import Place, until
+from .scene import Scene
+from .shim import compile_shim, shim_of
 from .state import Reader, State, differences, leftovers, published
 
 HANGS_AFTER = 120.0
@@ -51,6 +53,11 @@ class Outcome:
     def injected(self) -> bool:
         return bool(self.done)
 
+    @property
+    def mark(self) -> str:
+        """What became of the case, in a word or two."""
+        return "VIOLATED" if self.violations else "recovered" if self.injected else "not reached"
+
 
 @dataclass
 class Campaign:
@@ -66,13 +73,13 @@ class Campaign:
     stages: tuple[str, ...] = STAGES
     references: dict[str, State] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    outcomes: list[Outcome] = field(default_factory=list)
 
     def prepare(self) -> None:
         """Make the states that cases start from and should end with, unless they were made in this place before."""
         only_ingests = self.stages == ("ingest",)
-        self.context = child.forking(child.INGEST_NEEDS + ([] if only_ingests else child.REST_NEEDS))
-        self.shim = compiled_shim(self.place.root)
+        compile_shim(self.place.root)
+        needs = child.INGEST_NEEDS + ([] if only_ingests else child.REST_NEEDS)
+        self.context = child.forking(needs, shim_of(self.place.root))
         made = self.place.root / "kept" / "references.json"
         if made.exists():
             self.references, self.seconds = json.loads(made.read_text())
@@ -106,7 +113,6 @@ class Campaign:
             kind = kinds[number % len(kinds)]
             stage = rng.choice([stage for stage in KINDS[kind].stages if stage in self.stages])
             outcome = self._case(number, kind, stage, rng)
-            self.outcomes.append(outcome)
             yield outcome
 
     def _case(self, number: int, kind: str, stage: str, rng: random.Random) -> Outcome:
@@ -117,7 +123,7 @@ class Campaign:
         log.unlink(missing_ok=True)
         with self.place.server() as settings:
             moment = rng.uniform(0.05, 0.8 * self.seconds[stage])
-            scene = Scene(self.place, settings, rng, moment, lambda: self._start(stage, log), self.shim)
+            scene = Scene(self.place, settings, rng, stage, moment, lambda: self._start(stage, log))
             reader = Reader(self.place.data, settings, (self.references[f"before {stage}"], self.references[stage]))
             if KINDS[kind].watched:
                 reader.start()
@@ -205,11 +211,12 @@ def _after_traceback(said: str) -> str:
     return next((line for line in lines[1:] if line and not line.startswith((" ", "Traceback"))), "")[:300]
 
 
-def table_of(outcomes: list[Outcome]) -> list[tuple[str, int, int, int]]:
-    """Of each kind: faults injected, recovered from, violations."""
-    injected: Counter[str] = Counter()
-    violated: Counter[str] = Counter()
-    for outcome in outcomes:
-        injected[outcome.kind] += outcome.injected
-        violated[outcome.kind] += bool(outcome.violations)
-    return [(kind, injected[kind], injected[kind] - violated[kind], violated[kind]) for kind in KINDS if injected[kind]]
+def table_of(outcomes: Collection[Outcome]) -> list[tuple[str, int, int, int]]:
+    """Of each kind: faults injected, recovered from, violations; at the end, of all."""
+    marks = {kind: Counter(each.mark for each in outcomes if each.kind == kind) for kind in KINDS}
+    marks["all"] = sum(marks.values(), Counter())
+    return [
+        (kind, found["recovered"] + found["VIOLATED"], found["recovered"], found["VIOLATED"])
+        for kind, found in marks.items()
+        if found["recovered"] + found["VIOLATED"]
+    ]

@@ -28,13 +28,16 @@ REST_NEEDS = [
 ]
 
 
-def forking(modules: list[str]) -> ForkServerContext:
-    """Where runs are forked from: one process without threads, which has imported ``modules``."""
+def forking(modules: list[str], shim: Path) -> ForkServerContext:
+    """Where runs are forked from: one process without threads, which has imported ``modules`` and loaded ``shim``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(modules)
+    if shim.exists():
+        os.environ["LD_PRELOAD"] = str(shim)
     first = context.Process(target=str)  # starts the server, in the present environment
     first.start()
     first.join()
+    os.environ.pop("LD_PRELOAD", None)
     return context
 
 

@@ -1,0 +1,106 @@
+"""Disks that are full, read-only or failing, and files that are damaged or change."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+from .child import PROOF
+from .scene import Fault, Scene, Start
+from .shim import shim_of
+
+WRITTEN_IN = {"ingest": ["raw", "frames"], "retrain": ["models", "trainjobs"], "forecast": ["forecasts"]}
+
+
+def disk_full(*, for_good: bool) -> Callable[[Scene], Fault]:
+    def fault(scene: Scene) -> Fault:
+        run = yield Start()
+        alive = scene.comes(run)
+        spare = scene.rng.choice([0, 20_000, 300_000])
+        with scene.place.full_disk(spare):
+            scene.done = f"{spare:,} bytes left after {scene.moment:.1f} s" if alive else ""
+            if for_good:
+                yield Start()
+            else:
+                time.sleep(1.5)
+        if not for_good:
+            yield Start()
+
+    return fault
+
+
+def read_only(scene: Scene) -> Fault:
+    name = scene.rng.choice(WRITTEN_IN[scene.stage])
+    with ExitStack() as stack:
+        at_once = scene.rng.random() < 0.5
+        if at_once:
+            stack.enter_context(scene.place.read_only(scene.place.data / name))
+        run = yield Start()
+        if not at_once and scene.comes(run):
+            stack.enter_context(scene.place.read_only(scene.place.data / name))
+            scene.done = f"{name}, after {scene.moment:.1f} s"
+        elif at_once:
+            scene.done = f"{name}, from the start"
+        yield Start()
+
+
+def fsync_fails(scene: Scene) -> Fault:
+    number, proof = scene.rng.randrange(1, 8), scene.place.root / "fsync-failed"
+    proof.unlink(missing_ok=True)
+    yield Start({PROOF: str(proof)}, failing_fsync=number)
+    yield Start()
+    scene.done = f"call {number}" if proof.exists() else ""
+
+
+def fsync_fails_in_training(scene: Scene) -> Fault:
+    number, proof = scene.rng.randrange(1, 12), scene.place.root / "fsync-failed"
+    proof.unlink(missing_ok=True)
+    yield Start({PROOF: str(proof), "LD_PRELOAD": str(shim_of(scene.place.root)), "FAILING_FSYNC": str(number)})
+    yield Start()
+    scene.done = f"call {number} of each process" if proof.exists() else ""
+
+
+def changing_file(scene: Scene) -> Fault:
+    """Written in place, in pieces, as by a sender who does not rename; in the end it is what it was."""
+    run = yield Start()
+    file = scene.place.landing / scene.rng.choice(["train.csv", "features.csv", "stores.csv"])
+    content = file.read_bytes()
+    time.sleep(scene.rng.uniform(0, min(scene.moment, 0.6)))
+    pieces = scene.rng.randrange(2, 6)
+    alive = run.is_alive()
+    with file.open("wb") as sender:
+        for number in range(pieces):
+            start, end = (len(content) * part // pieces for part in (number, number + 1))
+            sender.write(content[start:end])
+            sender.flush()
+            time.sleep(scene.rng.uniform(0, 0.15))
+    scene.done = f"{file.name} in {pieces} pieces" if alive else ""
+    yield Start()
+
+
+def damaged(*patterns: str) -> Callable[[Scene], Fault]:
+    """A file of what was published is cut, emptied, or has a bit flipped; nobody puts it right."""
+
+    def fault(scene: Scene) -> Fault:
+        files = sorted(path for pattern in patterns for path in scene.place.data.glob(pattern) if path.is_file())
+        file = scene.rng.choice(files)
+        content = bytearray(file.read_bytes())
+        how = scene.rng.choice(["cut", "emptied", "a bit flipped"])
+        if how == "a bit flipped":
+            content[scene.rng.randrange(len(content))] ^= 1 << scene.rng.randrange(8)
+        file.write_bytes(content if how == "a bit flipped" else content[: len(content) // 2 if how == "cut" else 0])
+        scene.done = f"{file.relative_to(scene.place.data)} {how}"
+        yield Start()
+        yield Start()
+
+    return fault
+
+
+def planted_checkpoint(scene: Scene) -> Fault:
+    """A training finds a checkpoint that is not what its name says."""
+    name = (scene.place.root / "kept" / "bundle").read_text()
+    folder = scene.place.data / "models" / "bundles" / f"{name}.checkpoints"
+    folder.mkdir(parents=True)
+    (folder / f"state-000007.{'0' * 64}.pt").write_bytes(scene.rng.randbytes(5_000))
+    scene.done = "random bytes under a checkpoint's name"
+    yield Start()
+    yield Start()
