@@ -1,7 +1,7 @@
 """Several small perceptrons side by side, each with its own category embeddings.
 
-Shapes: M members, B rows, F numeric inputs, C categories, E embedding size, D inputs of a layer, H units of a layer,
-Q quantiles.
+Shapes: M members, B rows, F numeric inputs, C categories, V codes of a category, E embedding size, D inputs of a
+layer, H units of a layer, U those of all members, Q quantiles.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.layers import ParallelLinear
 from trainer.quantiles import QUANTILES, ordered
@@ -45,7 +46,7 @@ class EnsembleMLP(nn.Module):
 
     def __init__(self, config: MLPConfig) -> None:
         super().__init__()
-        self.members = config.members
+        self.members, self._embedding_dim = config.members, config.embedding_dim
         # Code 0, unknown, is the zero vector: near the mean of the others, and never trained.
         self.embeddings = nn.ModuleList(
             nn.Embedding(size, config.members * config.embedding_dim, padding_idx=0) for size in config.category_sizes
@@ -64,15 +65,36 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, numeric_BF: Tensor, codes_BC: Tensor, _history_BTH: Tensor | None = None) -> Tensor:
         """The quantiles of the correction that each member proposes, prediction_MBQ; the history is not looked at."""
-        numeric_MBF = numeric_BF.expand(self.members, *numeric_BF.shape)
-        embedded = [
-            embedding(codes_B).unflatten(1, (self.members, -1)).transpose(0, 1)
-            for embedding, codes_B in zip(self.embeddings, codes_BC.unbind(1), strict=True)
-        ]
-        x_MBD = torch.cat([numeric_MBF, *embedded], dim=2)
-        for layer in self.layers:
+        x_MBD = self.dropout(torch.relu(self._first_layer(numeric_BF, codes_BC)))
+        for layer in self.layers[1:]:
             x_MBD = self.dropout(torch.relu(layer(x_MBD)))
         return ordered(self.median(x_MBD), self.spread(numeric_BF, codes_BC))
+
+    def _first_layer(self, numeric_BF: Tensor, codes_BC: Tensor) -> Tensor:
+        """What ``layers[0]`` makes of the numbers with the categories' embeddings beside them, x_MBH.
+
+        All members read the numbers in one product, and an embedding is multiplied by its weights once per code where
+        there are more rows than codes: a step takes three quarters of the time.
+        """
+        weight_MDH, bias_M1H = self.layers[0].parameters()
+        sizes = [numeric_BF.shape[1], *[self._embedding_dim] * len(self.embeddings)]
+        weight_MFH, *weights = weight_MDH.split(sizes, dim=1)
+        x_BU = torch.addmm(_side_by_side(bias_M1H), numeric_BF, _side_by_side(weight_MFH))
+        for category in zip(self.embeddings.parameters(), weights, codes_BC.unbind(1), strict=True):
+            x_BU += self._of_category(*category)
+        return x_BU.unflatten(1, (self.members, -1)).transpose(0, 1)
+
+    def _of_category(self, embedding_VU: Tensor, weight_MEH: Tensor, codes_B: Tensor) -> Tensor:
+        once_per_code = len(embedding_VU) < len(codes_B)
+        if not once_per_code:
+            embedding_VU = functional.embedding(codes_B, embedding_VU, padding_idx=0)
+        product_VU = _side_by_side(embedding_VU.unflatten(1, (self.members, -1)).transpose(0, 1) @ weight_MEH)
+        return functional.embedding(codes_B, product_VU, padding_idx=0) if once_per_code else product_VU
+
+
+def _side_by_side(x_MBH: Tensor) -> Tensor:
+    """The members' columns in one matrix."""
+    return x_MBH.transpose(0, 1).flatten(1)
 
 
 class Spread(nn.Module):

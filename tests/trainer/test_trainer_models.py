@@ -8,6 +8,7 @@ from torch.nn import functional
 from trainer_frames import made_up_table
 
 from trainer.dataset import Batch, Dataset
+from trainer.mlp import EnsembleMLP
 from trainer.model import build_model, config_from_dict, config_to_dict, model_config
 from trainer.objective import loss
 from trainer.quantiles import MEDIAN, QUANTILES, calibrated_spread, rescaled
@@ -49,6 +50,38 @@ def test_model_is_rebuilt_from_its_config_as_json(model_type: str) -> None:
     fields = json.loads(json.dumps(config_to_dict(config)))
     assert fields["model_type"] == model_type
     assert config_from_dict(fields) == config
+
+
+@pytest.mark.parametrize("rows", [2, 500])
+def test_members_are_perceptrons_on_the_numbers_and_embeddings_side_by_side(rows: int) -> None:
+    model, data = example("mlp")
+    assert isinstance(model, EnsembleMLP)
+    numeric_BF, codes_BC, _ = data.training.inputs.take(torch.arange(rows))
+    codes_BC[0] = 0  # a store and a department never seen
+
+    def one_by_one() -> Tensor:
+        medians = []
+        for member in range(model.members):
+            embedded = [
+                embedding(codes_B).chunk(model.members, dim=1)[member]
+                for embedding, codes_B in zip(model.embeddings, codes_BC.unbind(1), strict=True)
+            ]
+            x_BD = torch.cat([numeric_BF, *embedded], dim=1)
+            for layer in model.layers:
+                weight_MDH, bias_M1H = layer.parameters()
+                x_BD = torch.relu(x_BD @ weight_MDH[member] + bias_M1H[member])
+            medians.append(x_BD @ model.median.weight_PDH[member] + model.median.bias_P1H[member])
+        return torch.cat(medians, dim=1).T
+
+    def with_gradients(median_MB: Tensor) -> list[Tensor]:
+        model.zero_grad()
+        median_MB.square().sum().backward()
+        learned = (p for name, p in model.named_parameters() if "spread" not in name)
+        return [median_MB.detach(), *(p.grad.clone() for p in learned if p.grad is not None)]
+
+    medians = model(numeric_BF, codes_BC)[..., MEDIAN]
+    for ours, theirs in zip(with_gradients(medians), with_gradients(one_by_one()), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_outer_quantiles_leave_the_medians_training_as_it_is() -> None:
