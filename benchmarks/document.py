@@ -1,7 +1,8 @@
 """The figures of ``benchmarks/results/latest.json`` as ``docs/benchmarks.md``, its picture, and the README's table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +58,35 @@ def document(results: Results) -> str:
         "are the project's own; a figure that misses its bound says so.\n\n"
         "![How many times better than the alternative](images/benchmarks.png)\n"
     ]
-    for name, result in results.items():
-        benchmark, figures = BENCHMARKS[name], result["figures"]
-        title = (import_module(f"benchmarks.{benchmark.module}").__doc__ or "").split("\n\n")[0].partition(": ``")[0]
-        parts.append(
-            f"\n## {name}\n\n{' '.join(title.split()).rstrip('.')}. `{result['command'].removeprefix('-m ')}`, "
-            f"measured on {result['measured']} on {_machine(result['machine'])}.\n\n"
-            "| | measured | bound | beside it | ratio |\n|---|---:|---:|---|---:|\n"
-            + "".join(_row(claim, figures) for claim in benchmark.claims if claim.figure.of(figures) is not None)
-        )
+    for claims, family in groupby(results, lambda name: BENCHMARKS[name].claims):
+        names = list(family)
+        table = _growth(claims, names, results) if len(names) > 1 else _table(claims, results[names[0]]["figures"])
+        parts += [f"\n## {', '.join(names)}\n\n{_measured(names, results)}\n\n", table]
     return "".join(parts)
+
+
+def _measured(names: Sequence[str], results: Results) -> str:
+    """What was measured, how, when and on what."""
+    of_module = import_module(f"benchmarks.{BENCHMARKS[names[0]].module}").__doc__ or ""
+    title = " ".join(of_module.split("\n\n")[0].partition(": ``")[0].split()).rstrip(".")
+    commands = ", ".join(f"`{results[name]['command'].removeprefix('-m ')}`" for name in names)
+    measured = {f"on {results[name]['measured']} on {_machine(results[name]['machine'])}" for name in names}
+    return f"{title}. {commands}, measured {'; '.join(sorted(measured))}."
+
+
+def _table(claims: Sequence[Claim], figures: Mapping[str, Any]) -> str:
+    rows = (_row(claim, figures) for claim in claims if claim.figure.of(figures) is not None)
+    return "| | measured | bound | beside it | ratio |\n|---|---:|---:|---|---:|\n" + "".join(rows)
+
+
+def _growth(claims: Sequence[Claim], names: Sequence[str], results: Results) -> str:
+    """The same figures at several sizes, side by side."""
+    lines = [f"| | {' | '.join(names)} |\n|---|{'---:|' * len(names)}\n"]
+    for claim in claims:
+        values = [claim.figure.of(results[name]["figures"]) for name in names]
+        shown = ("" if value is None else _number(value, claim.figure.unit) for value in values)
+        lines.append(f"| {claim.figure.text} | {' | '.join(shown)} |\n")
+    return "".join(lines)
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

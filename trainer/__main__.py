@@ -16,6 +16,7 @@ torchrun passes SIGTERM on to its processes, and ends with a status of its own.
 import argparse
 import sys
 
+from trainer.allocator import keep_freed_memory
 from trainer.entry import train
 from trainer.spec import TrainSpec
 
@@ -25,6 +26,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="trainer", description="Train a forecast model as a spec describes it.")
     parser.add_argument("--spec", required=True, help="path of the training spec, a JSON document")
     spec_path: str = parser.parse_args().spec
+    keep_freed_memory()
     return train(lambda: TrainSpec.load(spec_path))
 
 
