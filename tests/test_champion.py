@@ -1,6 +1,5 @@
 """A candidate serves only if it is good enough; a refused one leaves everything as it was."""
 
-import json
 import os
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from forecast_assets.ingest.drop import read_drop
 from forecast_assets.model_store import KEPT_BUNDLES
 from forecast_assets.resources import Artifacts
 from forecast_assets.rollback import rollback
+from trainer.bundle import read_sidecar, write_sidecar
 from trainer.spec import TrainSpec
 
 sys.path.insert(0, str(PROJECT_ROOT / "tests" / "trainer"))
@@ -63,9 +63,9 @@ def new_candidate(artifacts: Artifacts, change: Callable[[dict[str, Any]], None]
     """A copy of the first bundle whose sidecar is changed."""
     bundle = artifacts.models.bundle("second")
     shutil.copytree(artifacts.models.bundle("first"), bundle)
-    facts = json.loads((bundle / "bundle.json").read_text())
+    facts = read_sidecar(bundle)
     change(facts)
-    (bundle / "bundle.json").write_text(json.dumps(facts))
+    write_sidecar(bundle, facts)
     artifacts.models.set_candidate(bundle)
 
 

@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import io
-import json
 import os
 import pickle
 import sys
@@ -34,7 +33,7 @@ from forecast_assets.ingest.feature_tables import store_features_table
 from forecast_assets.ingest.files import DropRefusedError, read_file
 from forecast_assets.ingest.publish import publish
 from forecast_assets.resources import Artifacts, FeastStore, LandingZone, Postgres, TrainJobs
-from trainer.bundle import load_model
+from trainer.bundle import load_model, write_sidecar
 from trainer.checkpoint import CheckpointStore
 from trainer.errors import BundleError
 from trainer.reference import referenced_bundle
@@ -123,7 +122,7 @@ def test_a_pickle_in_place_of_a_model_is_refused_and_not_run(tmp_path: Path) -> 
     (bundle / "best_model.pt").write_bytes(planted)
     (bundle / "extra.pkl").write_bytes(planted)
     files = {"best_model.pt": hashlib.sha256(planted).hexdigest()}
-    (bundle / "bundle.json").write_text(json.dumps({"files": files}))
+    write_sidecar(bundle, {"files": files})
 
     with pytest.raises(BundleError, match=r"best_model\.pt does not hold weights alone: it was not loaded"):
         load_model(bundle)

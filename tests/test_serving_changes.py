@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ from serving_example import Installation, Service, ask, installed, load, serving
 from feature_repo.definitions import sales_history_features
 from feature_repo.materialize import materialize
 from feature_repo.store import apply_definitions, open_store
-from trainer.bundle import bundle_hash
+from trainer.bundle import bundle_hash, read_sidecar, write_sidecar
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +56,21 @@ def _truncate(bundle: Path) -> None:
 
 
 def _reorder(bundle: Path) -> None:
-    sidecar = json.loads((bundle / "bundle.json").read_text())
+    sidecar = read_sidecar(bundle)
     first, second, *rest = sidecar["encoder"]["numeric_features"]
     sidecar["encoder"]["numeric_features"] = [second, first, *rest]
-    (bundle / "bundle.json").write_text(json.dumps(sidecar))
+    write_sidecar(bundle, sidecar)
+
+
+def _flip(bundle: Path) -> None:
+    """Flip a bit of a number that the model scales its inputs by; it stays a number."""
+    sidecar = bundle / "bundle.json"
+    content = bytearray(sidecar.read_bytes())
+    digit = re.search(rb'"mean": -?[0-9]+\.([0-9])', content)
+    assert digit
+    content[digit.start(1)] ^= 1
+    assert json.loads(content).keys() == {*read_sidecar(bundle), "sha256"}
+    sidecar.write_bytes(content)
 
 
 @pytest.mark.parametrize(
@@ -66,11 +78,12 @@ def _reorder(bundle: Path) -> None:
     [
         (_truncate, "corrupt"),
         (_reorder, "another order"),
+        (_flip, "its own sha256"),
         (lambda bundle: (bundle / "bundle.json").write_text("{"), "JSONDecodeError"),
         (lambda bundle: (bundle / "bundle.json").unlink(), "no bundle.json"),
         (shutil.rmtree, "missing"),
     ],
-    ids=["truncated", "other feature order", "broken sidecar", "no sidecar", "no bundle"],
+    ids=["truncated", "other feature order", "flipped bit", "broken sidecar", "no sidecar", "no bundle"],
 )
 def test_a_broken_bundle_is_refused_and_the_old_model_goes_on(
     service: Service, installation: Installation, spoil: Callable[[Path], Any], why: str

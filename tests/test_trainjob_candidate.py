@@ -1,6 +1,7 @@
 """The candidate is trained by a TrainJob whose size follows from the frame, and is watched in the UI."""
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,16 @@ from trainer_frames import made_up_table
 SPEC = {"members": 1, "num_epochs": 2}
 
 
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Artifacts:
+def with_a_frame(folder: Path) -> Artifacts:
     """A published frame and nothing else."""
-    artifacts = Artifacts(path=str(tmp_path / "artifacts"))
+    artifacts = Artifacts(path=str(folder))
     artifacts.frames.publish(made_up_table(), feature_service="", feature_service_hash="")
     return artifacts
+
+
+@pytest.fixture
+def artifacts(tmp_path: Path) -> Artifacts:
+    return with_a_frame(tmp_path / "artifacts")
 
 
 def train(artifacts: Artifacts, instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:
@@ -41,17 +46,28 @@ def train(artifacts: Artifacts, instance: dg.DagsterInstance, **config: Any) -> 
     )
 
 
+@pytest.fixture(scope="module")
+def trained(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Artifacts, dg.DagsterInstance, dg.ExecuteInProcessResult]]:
+    """One training, the instance that remembers it, and what became of it."""
+    artifacts = with_a_frame(tmp_path_factory.mktemp("artifacts"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield artifacts, instance, train(artifacts, instance, limits={"cpus": 4})
+
+
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     (event,) = result.asset_materializations_for_node("candidate_model")
     return {name: value.value for name, value in event.metadata.items()}
 
 
-def test_a_training_shows_its_epochs_live_its_size_and_its_job_and_is_not_repeated(artifacts: Artifacts) -> None:
-    with dg.DagsterInstance.ephemeral() as instance:
-        first = train(artifacts, instance, limits={"cpus": 4})
-        again = train(artifacts, instance)
-        observations = instance.fetch_observations(candidate_model.key, limit=10, ascending=True).records
-        entries = [entry.user_message for entry in instance.all_logs(first.run_id)]
+def test_a_training_shows_its_epochs_live_its_size_and_its_job_and_is_not_repeated(
+    trained: tuple[Artifacts, dg.DagsterInstance, dg.ExecuteInProcessResult],
+) -> None:
+    artifacts, instance, first = trained
+    again = train(artifacts, instance)
+    observations = instance.fetch_observations(candidate_model.key, limit=10, ascending=True).records
+    entries = [entry.user_message for entry in instance.all_logs(first.run_id)]
 
     shown = metadata(first)
     live: list[dict[str, Any]] = [
@@ -73,6 +89,30 @@ def test_a_training_shows_its_epochs_live_its_size_and_its_job_and_is_not_repeat
     assert event.tags["dagster/data_version"] == bundle_hash(candidate)
     assert metadata(again)["trained"] is False
     wait_until(lambda: not processes_below(artifacts.root), 5)
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("damage", "retrain"), [(flip_a_bit, False), (Path.unlink, True)])
+def test_a_bundle_with_a_damaged_sidecar_is_made_again(
+    trained: tuple[Artifacts, dg.DagsterInstance, Any], damage: Callable[[Path], None], retrain: bool
+) -> None:
+    artifacts, instance, _ = trained
+    bundle = artifacts.models.candidate()
+    assert bundle is not None
+    whole = bundle_hash(bundle)
+    damage(bundle / "bundle.json")
+
+    again = train(artifacts, instance, retrain=retrain)
+
+    said = "\n".join(entry.user_message for entry in instance.all_logs(again.run_id))
+    assert "the bundle of this frame cannot be used, so it is made again: bundle " in said
+    assert metadata(again)["trained"] is True
+    assert bundle_hash(bundle) == whole
 
 
 @pytest.mark.parametrize(

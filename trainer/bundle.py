@@ -2,7 +2,7 @@
 
     best_model.pt    MODEL_STATE, OPTIMIZER_STATE, EPOCH, VAL_LOSS, MODEL_CONFIG, FEATURE_HASH; loads with
                      weights_only=True
-    bundle.json      encoder, scores, spec, versions, and the sha256 of every other file
+    bundle.json      encoder, scores, spec, versions, the sha256 of every other file and of its own other fields
     MODEL_CARD.md, *.png   for people
 
 Contents depend on the data, the spec and the versions alone, not on times or paths: so the bundle's hash is its data
@@ -30,6 +30,9 @@ from trainer.outcome import Fitted
 MODEL_FILE = "best_model.pt"
 SIDECAR_FILE = "bundle.json"
 
+_OWN_HASH = "sha256"
+_WHAT_TO_DO = "train again, or roll back to another bundle"
+
 
 def write_bundle(directory: Path, *, fitted: Fitted, forecaster: Forecaster, facts: Mapping[str, Any]) -> None:
     """Write model and sidecar to `directory`, beside files for people that are there already.
@@ -49,8 +52,13 @@ def write_bundle(directory: Path, *, fitted: Fitted, forecaster: Forecaster, fac
         directory / MODEL_FILE,
     )
     described = {"encoder": forecaster.encoder.to_dict(), "spread": forecaster.spread}
-    sidecar = {**facts, **described, "files": _file_hashes(directory)}
-    (directory / SIDECAR_FILE).write_text(json.dumps(sidecar, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_sidecar(directory, {**facts, **described, "files": _file_hashes(directory)})
+
+
+def write_sidecar(directory: Path, fields: Mapping[str, Any]) -> None:
+    """Write `fields`, JSON values, and their hash as the `bundle.json` of `directory`."""
+    # As they will be read: numbers as keys become texts, which are in another order.
+    (directory / SIDECAR_FILE).write_bytes(_sealed(json.loads(json.dumps(fields))))
 
 
 def bundle_hash(path: Path | str) -> str:
@@ -75,9 +83,12 @@ def load_model(path: Path | str, *, data_version: str | None = None) -> Forecast
     sidecar = read_sidecar(root)
     for name, expected in sidecar["files"].items():
         if not (root / name).is_file():
-            raise BundleError(f"bundle file {root / name} is missing")
+            raise BundleError(f"bundle file {root / name} is missing: {_WHAT_TO_DO}")
         if (actual := _sha256(root / name)) != expected:
-            raise BundleError(f"bundle file {root / name} is corrupt: sha256 is {actual}, bundle.json says {expected}")
+            raise BundleError(
+                f"bundle file {root / name} is corrupt: sha256 is {actual}, {SIDECAR_FILE} says {expected}: "
+                f"{_WHAT_TO_DO}"
+            )
     try:
         checkpoint = torch.load(root / MODEL_FILE, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
@@ -105,20 +116,33 @@ def _rebuilt(root: Path, sidecar: dict[str, Any], checkpoint: dict[str, Any]) ->
 
 
 def read_sidecar(path: Path | str) -> dict[str, Any]:
-    """The bundle's `bundle.json`.
+    """The fields of the bundle's `bundle.json`, without their hash.
 
     Raises:
-        BundleError: there is none, or it is no JSON object.
+        BundleError: there is none, or it is not to the byte what was written.
     """
     sidecar = Path(path) / SIDECAR_FILE
     if not sidecar.is_file():
         raise BundleError(f"bundle {path} is not complete: it has no {SIDECAR_FILE}")
+    content = sidecar.read_bytes()
     try:
-        fields = json.loads(sidecar.read_text(encoding="utf-8"))
+        fields = json.loads(content)
     except ValueError as error:
-        raise BundleError(f"bundle {path} is damaged: {SIDECAR_FILE}: {type(error).__name__}: {error}") from error
+        cause = f"{type(error).__name__}: {error}"
+        raise BundleError(f"bundle file {sidecar} is corrupt: {cause}: {_WHAT_TO_DO}") from error
     if not isinstance(fields, dict):
-        raise BundleError(f"bundle {path} is damaged: {SIDECAR_FILE} holds no JSON object")
+        raise BundleError(f"bundle file {sidecar} is corrupt: it holds no JSON object: {_WHAT_TO_DO}")
+    if _OWN_HASH not in fields:
+        raise BundleError(
+            f"bundle file {sidecar} has no {_OWN_HASH} of its own, as another version of the trainer wrote it, or it "
+            f"is corrupt: {_WHAT_TO_DO}"
+        )
+    said = fields.pop(_OWN_HASH)
+    # Compared as bytes: two texts may stand for one number.
+    if content != _sealed(fields):
+        raise BundleError(
+            f"bundle file {sidecar} is corrupt: it is not what its own {_OWN_HASH} {said!r} is of: {_WHAT_TO_DO}"
+        )
     return fields
 
 
@@ -132,8 +156,8 @@ def published(path: Path | str) -> Iterator[Path]:
         BundleError: `path` holds something that is not a bundle.
     """
     target = Path(path)
-    if target.exists() and any(target.iterdir()):
-        read_sidecar(target)
+    if target.exists() and any(target.iterdir()) and not (target / SIDECAR_FILE).exists():
+        raise BundleError(f"{target} holds files and no {SIDECAR_FILE}, so it is no bundle and is not replaced")
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         draft = Path(scratch) / "draft"
@@ -149,6 +173,15 @@ def published(path: Path | str) -> Iterator[Path]:
             target.rename(Path(scratch) / "replaced")
         draft.rename(target)
         _fsync(target.parent)
+
+
+def _sealed(fields: Mapping[str, Any]) -> bytes:
+    """The only bytes that a sidecar of these fields may have."""
+    return _json({**fields, _OWN_HASH: hashlib.sha256(_json(fields)).hexdigest()})
+
+
+def _json(fields: Mapping[str, Any]) -> bytes:
+    return (json.dumps(fields, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _file_hashes(directory: Path) -> dict[str, str]:

@@ -44,7 +44,7 @@ def candidate_model(
     _check_gate(artifacts)
     bundle = artifacts.models.bundle(bundle_name(manifest.content_hash, config.spec))
 
-    if bundle.exists() and not config.retrain and _is_whole(context, bundle):
+    if bundle.exists() and _is_whole(context, bundle) and not config.retrain:
         version, facts = bundle_hash(bundle), read_sidecar(bundle)
         artifacts.models.set_candidate(bundle)
         context.log.info(
@@ -78,7 +78,7 @@ def _is_whole(context: dg.AssetExecutionContext, bundle: Path) -> bool:
     try:
         load_model(bundle)
     except BundleError as error:
-        context.log.warning(f"trained again, for the bundle of this frame cannot be used: {error}")
+        context.log.warning(f"the bundle of this frame cannot be used, so it is made again: {error}")
         shutil.rmtree(bundle)
         return False
     return True

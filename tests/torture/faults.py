@@ -76,7 +76,9 @@ KINDS: dict[str, Kind] = {
     "disk: fsync fails in the training": Kind(fsync_fails_in_training, ("retrain",), needs_shim=True),
     "second identical run": Kind(second_run),
     "file changes while it is read": Kind(changing_file, ("ingest",)),
-    "damaged: model of the champion": Kind(damaged("models/bundles/*/best_model.pt"), ("retrain",), watched=False),
+    "damaged: model of the champion": Kind(
+        damaged("models/bundles/*/best_model.pt", "models/bundles/*/bundle.json"), ("retrain",), watched=False
+    ),
     "damaged: chunk of the frame": Kind(damaged("frames/*/chunk-*"), ("ingest",), watched=False),
     "damaged: manifest of the frame": Kind(damaged("frames/*/manifest.json"), ("ingest",), watched=False),
     "damaged: accepted file": Kind(damaged("raw/*/*.parquet"), ("ingest",), watched=False),

@@ -1,13 +1,16 @@
+import functools
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from trainer_frames import made_up_table, publish_frame, replaced
 
-from trainer.bundle import bundle_hash, load_model, published, read_sidecar
+from trainer.bundle import bundle_hash, load_model, published, read_sidecar, write_sidecar
 from trainer.distributed import joined_world
 from trainer.errors import BundleError, FrameError
 from trainer.forecaster import Forecaster
@@ -126,9 +129,22 @@ def test_new_bundle_replaces_the_old_one(spec: TrainSpec, tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
+@pytest.mark.parametrize(("file", "kept"), [("bundle.json", 0.5), ("bundle.json", 0), ("best_model.pt", 0.5)])
+def test_damaged_bundle_is_replaced_by_the_one_of_a_retraining(
+    spec: TrainSpec, tmp_path: Path, file: str, kept: float
+) -> None:
+    bundle = Path(shutil.copytree(spec.model_output_dir, tmp_path / "bundle"))
+    content = (bundle / file).read_bytes()
+    (bundle / file).write_bytes(content[: int(len(content) * kept)])
+    with published(bundle) as draft:
+        shutil.copytree(spec.model_output_dir, draft, dirs_exist_ok=True)
+    load_model(bundle, data_version=bundle_hash(spec.model_output_dir))
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
 def test_directory_that_is_no_bundle_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
-    with pytest.raises(BundleError, match=f"bundle {tmp_path} is not complete"), published(tmp_path):
+    with pytest.raises(BundleError, match=f"{tmp_path} holds files and no bundle.json"), published(tmp_path):
         pass
     assert (tmp_path / "precious").exists()
 
@@ -151,6 +167,56 @@ def test_bundle_that_is_not_the_expected_version_is_refused_with_both_hashes(spe
         load_model(bundle, data_version=version)
 
 
+def test_every_flipped_bit_of_the_sidecar_is_noticed(spec: TrainSpec, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(spec.model_output_dir, tmp_path / "bundle"))
+    sidecar = bundle / "bundle.json"
+    content = sidecar.read_bytes()
+    step = len(content) // 300
+    said = rf"bundle file {sidecar} .*: train again, or roll back to another bundle"
+    for number, position in enumerate(range(0, len(content), step)):
+        damaged = bytearray(content)
+        damaged[position] ^= 1 << number % 8
+        sidecar.write_bytes(damaged)
+        with pytest.raises(BundleError, match=said):
+            read_sidecar(bundle)
+    sidecar.write_bytes(content)
+    assert read_sidecar(bundle) == read_sidecar(spec.model_output_dir)
+
+
+def leaves(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Every number, text and null of a JSON document, with the way to it."""
+    if not isinstance(value, dict | list):
+        yield path, value
+        return
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value):
+        yield from leaves(each, (*path, key))
+
+
+def test_every_changed_value_of_the_sidecar_is_noticed(spec: TrainSpec, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(spec.model_output_dir, tmp_path / "bundle"))
+    content = (bundle / "bundle.json").read_text()
+    found = list(leaves(json.loads(content)))
+    assert {path[0] for path, _ in found} >= {"encoder", "spread", "files", "scores", "spec", "sha256"}
+    for (*way, last), value in found[:: len(found) // 100]:
+        changed = json.loads(content)
+        functools.reduce(lambda document, key: document[key], way, changed)[last] = f"{value}0"
+        (bundle / "bundle.json").write_text(json.dumps(changed, indent=1, sort_keys=True) + "\n")
+        with pytest.raises(BundleError, match="is corrupt"):
+            load_model(bundle)
+
+
+def test_sidecar_of_before_it_had_a_hash_is_refused_and_says_what_to_do(spec: TrainSpec, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(spec.model_output_dir, tmp_path / "bundle"))
+    (bundle / "bundle.json").write_text(json.dumps(read_sidecar(bundle), indent=1, sort_keys=True) + "\n")
+    with pytest.raises(BundleError, match=r"bundle\.json has no sha256 of its own, .*another version.*: train again"):
+        load_model(bundle)
+
+
+def test_numbers_as_keys_do_not_make_a_sidecar_seem_corrupt(tmp_path: Path) -> None:
+    write_sidecar(tmp_path, {"weeks": {2: 0.1, 10: float("nan")}, "pair": (1, 1e300)})
+    assert list(read_sidecar(tmp_path)["weeks"]) == ["10", "2"]
+
+
 def test_incomplete_bundle_is_refused(spec: TrainSpec, tmp_path: Path) -> None:
     bundle = shutil.copytree(spec.model_output_dir, tmp_path / "bundle")
     (bundle / "best_model.pt").unlink()
@@ -165,8 +231,8 @@ def test_bundle_of_another_version_of_the_trainer_is_refused_and_says_what_to_do
     spec: TrainSpec, tmp_path: Path
 ) -> None:
     bundle = Path(shutil.copytree(spec.model_output_dir, tmp_path / "bundle"))
-    sidecar = json.loads((bundle / "bundle.json").read_text())
+    sidecar = read_sidecar(bundle)
     del sidecar["encoder"]["reads_windows"]
-    (bundle / "bundle.json").write_text(json.dumps(sidecar))
+    write_sidecar(bundle, sidecar)
     with pytest.raises(BundleError, match=r"another version of the trainer \(KeyError: 'reads_windows'\): train again"):
         load_model(bundle)
