@@ -20,6 +20,17 @@ VARIABLES = (
     "POSTGRES_SSLMODE",
 )
 
+# What libpq is told, so that a server whose machine vanished is noticed within half a minute: by who connects, by who
+# waits for an answer (keepalives), and by who sends (milliseconds without an acknowledgement; also of a server that is
+# there and reads nothing). The system's own limits are minutes to hours. On unix sockets only the first means anything.
+NOTICING: Mapping[str, int] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": 30_000,
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresSettings:
@@ -81,6 +92,7 @@ class PostgresSettings:
             "host": self.host,
             "port": self.port,
             "sslmode": self.sslmode,
+            **NOTICING,
             "options": " ".join(f"-c{name}={value}" for name, value in session.items()),
         }
         return f"{scheme}://{credentials}@/{quote(self.database, safe='')}?{urlencode(query, quote_via=quote)}"

@@ -11,6 +11,7 @@ import psycopg
 from feast.infra.utils.postgres.postgres_config import PostgreSQLConfig
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from feature_repo.database import NOTICING
 from feature_repo.online_layout import EVENT, Row, ViewRequest, ViewTable, quote, select
 from feature_repo.online_rows import WrittenRow, batches
 
@@ -191,7 +192,8 @@ class PostgresRows:
                         "sslkey": options.sslkey_path,
                         "sslcert": options.sslcert_path,
                         "sslrootcert": options.sslrootcert_path,
-                        "keepalives_idle": options.keepalives_idle,
+                        **NOTICING,
+                        "keepalives_idle": options.keepalives_idle or NOTICING["keepalives_idle"],
                         "application_name": APPLICATION,
                         "options": "-ctimezone=UTC",
                         "autocommit": True,  # a read is one round trip, without BEGIN and COMMIT

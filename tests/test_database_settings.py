@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from feature_repo import embedded_postgres
-from feature_repo.database import PostgresSettings, connect_settings
+from feature_repo.database import NOTICING, PostgresSettings, connect_settings
 from feature_repo.paths import data_dir
 
 anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -33,6 +33,7 @@ def test_user_password_and_database_reach_every_library_as_they_are(user: str, p
         "host": "/tmp/a b",  # noqa: S108
         "port": "5433",
         "sslmode": "prefer",
+        **{name: str(value) for name, value in NOTICING.items()},
         "options": "-ctimezone=UTC -csearch_path=registry",
     }
 
