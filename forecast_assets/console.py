@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 
 _SKIPPED = "Dependencies for step"  # Dagster's line for each step after a failed one
+_INTERRUPTIONS = {"DagsterExecutionInterruptedError", "KeyboardInterrupt"}  # they have no message
 
 
 class ProgressHandler(logging.Handler):
@@ -56,7 +57,9 @@ def reason(event: dg.DagsterEvent) -> str:
     error = data.error
     while error is not None and error.cause is not None:
         error = error.cause
-    return "unknown" if error is None else error.message.strip()
+    if error is None:
+        return "unknown"
+    return "interrupted" if error.cls_name in _INTERRUPTIONS else error.message.strip()
 
 
 @dg.logger({}, "One line per step and message, for a person who watches")

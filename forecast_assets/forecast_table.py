@@ -1,7 +1,6 @@
 """The forecasts of a week, published to PostgreSQL and to a Parquet file."""
 
 import datetime
-import os
 from pathlib import Path
 
 import adbc_driver_postgresql.dbapi as adbc
@@ -9,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo.database import PostgresSettings
+from forecast_assets.atomic import replacing
 from forecast_assets.sql import statement
 
 
@@ -38,10 +38,6 @@ def write_forecasts(rows: pa.Table, week: datetime.date, folder: Path) -> Path:
     """Write ``rows`` to ``<week>.parquet`` in ``folder``, replacing the file as a whole. Returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{week.isoformat()}.parquet"
-    temporary = path.with_suffix(f".{os.getpid()}.partial")
-    try:
+    with replacing(path) as temporary:
         pq.write_table(rows, temporary, compression="zstd")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path

@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from forecast_assets.atomic import read_reference, write_reference
+from forecast_assets.atomic import read_reference, replacing, write_reference
 from forecast_assets.ingest.drop import FILES, Drop, DropFile
 
 
@@ -30,13 +29,8 @@ class RawStore:
             target = self._path(file.name, file.content_hash)
             if not target.exists() or _sha256(target) != known.get(file.content_hash):
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # Of this process alone: two runs may keep the same drop at once.
-                temporary = target.with_suffix(f".{os.getpid()}.partial")
-                try:
+                with replacing(target) as temporary:  # two runs may keep the same drop at once
                     pq.write_table(file.table, temporary, compression="zstd")
-                    temporary.replace(target)
-                finally:
-                    temporary.unlink(missing_ok=True)
             described[file.name] = {
                 "content_hash": file.content_hash,
                 "rows": file.rows,

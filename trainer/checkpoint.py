@@ -16,6 +16,7 @@ import os
 import pickle
 import shutil
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def write_durably(path: Path, data: bytes) -> None:
         OSError: as the file system said; nothing is left of the attempt.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    # Of this writer alone: a job that is replaced may still be writing.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with partial.open("wb") as file:
             file.write(data)

@@ -7,6 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import TextIO
 
+from forecast_assets.atomic import replacing
 from forecast_assets.sample_data.assortment import Assortment, make_assortment
 from forecast_assets.sample_data.catalog import STORE_TYPES
 from forecast_assets.sample_data.external import MARKDOWNS, Surroundings
@@ -123,10 +124,5 @@ def _write(path: Path, blocks: Iterator[list[str]]) -> int:
 
 @contextmanager
 def _replaced_when_complete(path: Path) -> Iterator[TextIO]:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="ascii", newline="\n") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="ascii", newline="\n") as file:
+        yield file
