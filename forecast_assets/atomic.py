@@ -4,7 +4,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,6 @@ def write_reference(path: Path, text: str) -> None:
     """Replace the small file ``path`` by ``text``. A file that holds it already is not touched."""
     if read_reference(path) == text:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary, temporary.open("w") as file:
         file.write(text + "\n")
         file.flush()
@@ -24,16 +22,15 @@ def write_reference(path: Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to, which takes its place at the end; nothing is left of it after an exception.
+    """A file to write to, which takes the place of ``path`` at the end.
 
-    It is of this writer alone: runs side by side, which in pods have the same process number, share none.
+    It is of this writer alone, and nothing is left of it after an exception; what a killed writer has left goes with
+    the next write to the same folder.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-    try:
+    with staging_directory(path.parent) as staging:
+        temporary = staging / path.name
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_reference(path: Path) -> str | None:

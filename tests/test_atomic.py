@@ -3,6 +3,8 @@
 import datetime
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,7 +91,22 @@ def test_a_writer_that_another_overtakes_ends_with_its_own_content(
 def test_two_writers_of_one_file_have_a_name_each(tmp_path: Path) -> None:
     with replacing(tmp_path / "file") as one, replacing(tmp_path / "file") as other:
         assert one != other
-        assert one.parent == other.parent == tmp_path
         one.write_text("one")
         other.write_text("other")
     assert files_below(tmp_path) == {"file": b"one"}
+
+
+def test_what_a_killed_writer_has_left_goes_with_the_next_write(tmp_path: Path) -> None:
+    killed = """
+import os, signal, sys
+from pathlib import Path
+from forecast_assets.atomic import replacing
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    subprocess.run([sys.executable, "-c", killed, str(tmp_path / "file")], check=False)
+    assert list(files_below(tmp_path).values()) == [b"half"]
+
+    write_reference(tmp_path / "other", "whole")
+    assert files_below(tmp_path) == {"other": b"whole\n"}
