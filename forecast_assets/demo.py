@@ -81,7 +81,7 @@ def _summarize(artifacts: Artifacts, seconds: float) -> None:
     _say(f"\nPictures:  {artifacts.root / 'pictures'}")
     _say(f"Model:     {champion} (MODEL_CARD.md says what it is)")
     _say("Next:      make dev     the same graph in the Dagster UI, http://localhost:3000")
-    _say("           make psql    then: SELECT * FROM weekly_forecasts ORDER BY forecast DESC LIMIT 10;")
+    _say("           make psql    then: SELECT * FROM weekly_forecasts ORDER BY week DESC, forecast DESC LIMIT 10;")
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> None:
