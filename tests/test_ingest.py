@@ -205,12 +205,9 @@ def test_a_drop_without_rows_that_were_there_before_is_loaded_and_warned_of(shop
 
     assert result.success
     assert checks(result, HISTORY_CHECK) == {"train_csv": False}
-    (reason,) = (
-        each.metadata["reason"].value
-        for each in result.get_asset_check_evaluations()
-        if each.check_name == HISTORY_CHECK
-    )
-    assert str(reason).startswith("22 rows accepted before are not in ")
+    (metadata,) = (e.metadata for e in result.get_asset_check_evaluations() if e.check_name == HISTORY_CHECK)
+    gone = metadata["rows_removed"].value
+    assert str(metadata["reason"].value).startswith(f"{gone} rows accepted before are not in {shop.landing}/train.csv")
 
 
 def test_one_asset_of_the_drop_can_be_made_alone(shop: Shop) -> None:
