@@ -68,7 +68,7 @@ lock: ## Resolve all extras afresh into requirements.lock
 $(INSTALLED): pyproject.toml requirements.lock
 	@"$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' || \
 		{ echo "Python 3.11 or 3.12 is needed, '$(PYTHON)' is another version: make PYTHON=/path/to/python3.11 ..."; exit 1; }
-	@echo "Installing into .venv (once)"
+	@echo "Installing into .venv (once; it takes minutes)"
 	@"$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --editable '.[ui,dev]'
 	@touch $(INSTALLED)

@@ -1,15 +1,17 @@
 """Which PostgreSQL server this process talks to, and how each library wants to be told."""
 
 import os
+import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
 from feature_repo import embedded_postgres
 from feature_repo.paths import data_dir
-from feature_repo.postgres_server import DATABASE, SUPERUSER, binaries
+from feature_repo.postgres_server import DATABASE, SUPERUSER, EmbeddedPostgresError, binaries
 
 VARIABLES = (
     "POSTGRES_HOST",
@@ -109,9 +111,28 @@ def connect_settings() -> PostgresSettings:
 
 
 def main() -> int:
-    """Open ``psql`` on the database, with the client that comes with the embedded server."""
-    # A child, not exec: this process holds the embedded server while psql runs.
-    return subprocess.call([str(binaries() / "psql"), connect_settings().url])
+    """Open ``psql`` on the database: the embedded server's; for TLS, which that one lacks, this machine's.
+
+    Returns:
+        The exit status.
+    """
+    try:
+        settings = connect_settings()
+    except (EmbeddedPostgresError, ValueError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    client = None if settings.sslmode == "disable" else shutil.which("psql")
+    if client is None and settings.sslmode in ("require", "verify-ca", "verify-full"):
+        sys.stderr.write(
+            f"POSTGRES_SSLMODE is {settings.sslmode!r}, and the psql that comes with the embedded server has no TLS: "
+            "install PostgreSQL's client, so that psql is on the PATH\n"
+        )
+        return 1
+    # A child, not exec: this process holds the embedded server while psql runs. The password is in no command line.
+    return subprocess.call(
+        [client or str(binaries() / "psql"), replace(settings, password="").url],
+        env=os.environ | ({"PGPASSWORD": settings.password} if settings.password else {}),
+    )
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ class ProgressHandler(logging.Handler):
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
         self._started = time.monotonic()
+        self._said: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print the line for ``record``, if it has one."""
@@ -40,13 +41,24 @@ class ProgressHandler(logging.Handler):
             return f"▸ {event.step_key}"
         if event.is_step_failure:
             return f"  ✗ {event.step_key}: {reason(event)}"
+        if event.is_step_up_for_retry:
+            retry = event.step_retry_data
+            return self._once(f"    warning: tried again every {retry.seconds_to_wait} s: {_root(retry.error)}")
         if event.event_type_value == "ASSET_CHECK_EVALUATION":
             evaluation = event.asset_check_evaluation_data
             if evaluation.passed:
                 return f"    ✓ check {evaluation.check_name}"
             why = evaluation.metadata.get("reason")
-            return f"    ✗ check {evaluation.check_name}" + (f": {why.value}" if why else "")
+            line = f"    ✗ check {evaluation.check_name}" + (f": {why.value}" if why else "")
+            # Of a drop that is refused, three assets have the same to say.
+            return self._once(line) if why else line
         return None
+
+    def _once(self, line: str) -> str | None:
+        if line in self._said:
+            return None
+        self._said.add(line)
+        return line
 
 
 def reason(event: dg.DagsterEvent) -> str:
@@ -54,7 +66,11 @@ def reason(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return str(data.user_failure_data.description)
-    error = data.error
+    return _root(data.error)
+
+
+def _root(error: Any) -> str:
+    """What the first of a chain of serialized exceptions said."""
     while error is not None and error.cause is not None:
         error = error.cause
     if error is None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterable
@@ -29,6 +30,9 @@ def main() -> int:
         _say("\nThe run failed; what went wrong is said above at ✗. Nothing was half published: mend it and run again.")
         return 1
     _summarize(artifacts, time.monotonic() - started)
+    setting = f"LANDING_DIR={shlex.quote(os.path.abspath(landing))} " if landing else ""
+    _say(f"Next:      {setting}make dev     the same graph in the Dagster UI, http://localhost:3000")
+    _say("           make psql    then: SELECT * FROM weekly_forecasts ORDER BY week DESC, forecast DESC LIMIT 10;")
     return 0
 
 
@@ -80,8 +84,6 @@ def _summarize(artifacts: Artifacts, seconds: float) -> None:
     _table([(f"store {store}, dept {dept}", f"${forecast:,.0f}") for _, store, dept, forecast, _ in forecasts])
     _say(f"\nPictures:  {artifacts.root / 'pictures'}")
     _say(f"Model:     {champion} (MODEL_CARD.md says what it is)")
-    _say("Next:      make dev     the same graph in the Dagster UI, http://localhost:3000")
-    _say("           make psql    then: SELECT * FROM weekly_forecasts ORDER BY forecast DESC LIMIT 10;")
 
 
 def _table(rows: Iterable[tuple[str, str]]) -> None:

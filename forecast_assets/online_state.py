@@ -22,7 +22,7 @@ class OnlineState:
 
     Attributes:
         week: the coming week then.
-        definitions: a hash of the feature views and of the code of the on-demand features.
+        definitions: a hash of the entities, of the feature views and of the code of the on-demand features.
         history: a hash of all rows of the feature tables of weeks before ``week``.
     """
 
@@ -35,10 +35,10 @@ class OnlineState:
         """The state of the tables and definitions now, with the rows before ``week`` as history."""
         from feature_repo import transformations
         from feature_repo.definition_hash import definition_hash
-        from feature_repo.definitions import FEATURE_VIEWS
+        from feature_repo.definitions import ENTITIES, FEATURE_VIEWS
 
         code = inspect.getsource(transformations)
-        definitions = hashlib.sha256((definition_hash(*FEATURE_VIEWS) + code).encode()).hexdigest()
+        definitions = hashlib.sha256((definition_hash(*ENTITIES, *FEATURE_VIEWS) + code).encode()).hexdigest()
         history = hashlib.sha256()
         for table, fingerprint in connection.execute(statement("table_fingerprints")).fetchall():
             rows = from_bytes(fingerprint)

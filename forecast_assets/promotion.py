@@ -72,7 +72,7 @@ def decide(
     """
     findings = [
         _beats_naive(candidate.wmae, baselines),
-        _calibrated(candidate.coverage, candidate.series),
+        calibrated(candidate.coverage, candidate.series),
         _complete(series_without_forecast),
         Finding(
             "not rolled back",
@@ -112,8 +112,11 @@ def _beats_naive(wmae: float, baselines: Mapping[str, float]) -> Finding:
     )
 
 
-def _calibrated(coverage: float, series: int) -> Finding:
-    """Within the tolerance and two standard errors of a share over so many series; the rows of one err together."""
+def calibrated(coverage: float, series: int) -> Finding:
+    """Whether the 80 % interval holds 80 % of the sales, within the tolerance and two standard errors.
+
+    Those are of a share over so many series: the rows of one err together.
+    """
     margin = COVERAGE_TOLERANCE + 2 * (COVERAGE * (1 - COVERAGE) / series) ** 0.5
     low, high = COVERAGE - margin, COVERAGE + margin
     passed = low <= coverage <= high

@@ -119,7 +119,7 @@ class LandingZone(dg.ConfigurableResource["LandingZone"]):
     def location(self) -> Path:
         """The folder, which need not exist."""
         configured = self.path or os.environ.get("LANDING_DIR")
-        return Path(configured).expanduser() if configured else data_dir() / "landing"
+        return Path(configured).expanduser().absolute() if configured else data_dir() / "landing"
 
     def folder(self, log: dg.DagsterLogManager) -> Path:
         """The folder; without a setting, that of the sample data, which is written on first use."""

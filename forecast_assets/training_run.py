@@ -88,7 +88,7 @@ def train_bundle(
     except (TrainerError, TypeError, ValueError) as error:
         raise dg.Failure(f"the training was not started: {error}", allow_retries=False) from None
     for limit in resources.limited:
-        context.log.warning(f"the training is limited to {limit}")
+        context.log.warning(f"the training is limited to {limit}: TRAIN_PROCESSES, or limits in its config, allow more")
     try:
         job = client.run(
             context=context,

@@ -19,6 +19,7 @@ def main() -> int:
     except ValueError as error:
         print(f"the service was not started: {error}", file=sys.stderr)
         return 2
+    print(f"Forecasts at http://{settings.host}:{settings.port}, the interface at /docs; Ctrl-C ends it", flush=True)
     with tempfile.TemporaryDirectory(prefix="serving-metrics-") as folder:
         if settings.workers > 1:
             # Each worker counts for itself; this is where they show it to each other.

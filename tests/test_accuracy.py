@@ -153,14 +153,18 @@ def test_forecasts_worse_than_the_naive_ones_and_intervals_that_miss_are_warned_
     sold: PostgresSettings, tmp_path: Path
 ) -> None:
     artifacts = Artifacts(path=str(tmp_path))
-    too_wide = checks(materialize(artifacts))
+    rows = forecasts(weeks=7)
+    publish(sold, rows.set_column(4, "p10", pa.array(rows["forecast"].to_numpy() * 9)))
+    missed = materialize(artifacts)
     rows = forecasts(weeks=7, error=0.5)
     publish(
         sold, rows.set_column(4, "p10", pa.array(rows["forecast"].to_numpy() * np.where(np.arange(28) % 5, 0.1, 9)))
     )
     worse = checks(materialize(artifacts))
 
-    assert too_wide == {"better_than_naive_lately": True, "calibrated_lately": False}
+    assert checks(missed) == {"better_than_naive_lately": True, "calibrated_lately": False}
+    (reason,) = (e.metadata["reason"].value for e in missed.get_asset_check_evaluations() if not e.passed)
+    assert reason == "0.0% of the sales lie in the 80 % interval, not within 30% to 100% for 4 series"
     assert worse == {"better_than_naive_lately": False, "calibrated_lately": True}
 
 

@@ -2,12 +2,15 @@
 
 import gzip
 import io
+import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -16,6 +19,7 @@ from hypothesis import strategies as st
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
 from forecast_assets.ingest.files import DropRefusedError
+from forecast_assets.ingest.landing import Look, look
 
 Edit = Callable[[bytes], bytes]
 FILES = ("train.csv", "features.csv", "stores.csv")
@@ -251,6 +255,52 @@ def test_a_missing_file_is_named_with_those_that_are_there(landing: Path, file: 
         read_drop(landing)
     assert str(refusal.value).startswith(f"{file} is missing in the landing zone {landing}")
     assert all(other in str(refusal.value).partition("found there")[2] for other in FILES if other != file)
+
+
+def test_what_may_not_be_read_is_named_and_stays_where_it_is(landing: Path) -> None:
+    with TemporaryDirectory() as folder:  # pytest's own folders may be out of the other user's reach
+        Path(folder).chmod(0o755)
+        zone = Path(shutil.copytree(landing, f"{folder}/zone"))
+        zone.chmod(0o755)
+        for path in (zone / "train.csv", zone):
+            path.chmod(0)
+            with without_roots_rights(), pytest.raises(DropRefusedError) as refusal:
+                read_drop(zone)
+            with without_roots_rights():
+                seen = look(zone, look(zone, Look(), 0), 10)
+            path.chmod(0o755)
+            assert str(refusal.value).startswith(f"{path} may not be read by the user who runs this")
+            assert refusal.value.sent is None
+            assert f"{path}" in seen.waiting_for
+
+
+@contextmanager
+def without_roots_rights() -> Iterator[None]:
+    """As a user whom a file's rights bind; who is not root is one already."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize(
+    ("file", "header", "hint"),
+    [
+        ("features.csv", "Store,Date,IsHoliday", "a column of which nothing is known holds NA in every line"),
+        ("train.csv", "store,dept,date,weekly_sales,isholiday", "capitals count"),
+        ("stores.csv", "Store;Type;Size", "separated by ';'"),
+    ],
+)
+def test_a_header_without_columns_is_told_what_may_have_been_meant(
+    landing: Path, file: str, header: str, hint: str
+) -> None:
+    (landing / file).write_text(f"{header}\n1,2,3,4,5\n")
+    with pytest.raises(DropRefusedError) as refusal:
+        read_drop(landing)
+    assert hint in str(refusal.value)
 
 
 def test_a_file_and_its_zipped_copy_together_are_refused(landing: Path) -> None:

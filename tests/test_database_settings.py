@@ -10,7 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url
 
 from feature_repo import embedded_postgres
-from feature_repo.database import NOTICING, PostgresSettings, connect_settings
+from feature_repo.database import NOTICING, PostgresSettings, connect_settings, main
 from feature_repo.paths import data_dir
 
 anything = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
@@ -53,6 +53,30 @@ def test_a_port_that_is_no_number_is_named_with_its_variable(port: str) -> None:
     with pytest.raises(ValueError, match=r"^POSTGRES_PORT is .* which is not a port number: set it to") as refusal:
         PostgresSettings.from_environment({"POSTGRES_HOST": "db", "POSTGRES_PORT": port})
     assert repr(port) in str(refusal.value)
+
+
+def test_the_prompt_says_which_setting_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without a psql
+    for name, value in {"POSTGRES_PORT": "abc", "POSTGRES_SSLMODE": "require"}.items():
+        with monkeypatch.context() as only:
+            only.setenv(name, value)
+            assert main() == 1
+        assert capfd.readouterr().err.startswith(f"{name} is {value!r}, ")
+
+
+def test_the_prompt_s_command_line_is_without_the_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    psql = tmp_path / "psql"
+    psql.write_text(f'#!/bin/sh\nprintf "%s" "$@" "$PGPASSWORD" > "{tmp_path}/said"\n')
+    psql.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("POSTGRES_PASSWORD", "hunter2")
+
+    assert main() == 0
+    address = (tmp_path / "said").read_text().removesuffix("hunter2")
+    assert address.startswith("postgresql://postgres@/")
+    assert "hunter2" not in address
 
 
 def test_variables_that_are_not_set_or_empty_leave_the_defaults() -> None:

@@ -1,5 +1,6 @@
 """What the code location offers, as a whole: whoever adds, renames or drops something sees it here."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import dagster as dg
 import pytest
 
 from feature_repo.features import TAGS
+from feature_repo.paths import PROJECT_ROOT
 from forecast_assets.automation import CONDITIONS
 from forecast_assets.definitions import defs
 from forecast_assets.freshness import POLICIES
@@ -40,6 +42,18 @@ def test_the_checks_and_those_that_stop_what_is_downstream(repository: dg.Reposi
         "training_frame: schema_and_ranges",
     ]
     assert blocking == ["no_leakage", "one_row_per_labelled_week", "schema_and_ranges"]
+
+
+def test_the_commands_of_the_readme_select_what_they_say(repository: dg.RepositoryDefinition) -> None:
+    selections = re.findall(r"--select '([^']+)'", (PROJECT_ROOT / "README.md").read_text())
+    selected = {each: dg.AssetSelection.from_coercible([each]).resolve(repository.asset_graph) for each in selections}
+
+    assert selected == {
+        "*": dg.AssetSelection.all().resolve(repository.asset_graph),
+        "+key:weekly_forecasts": dg.AssetSelection.assets("weekly_forecasts")
+        .upstream()
+        .resolve(repository.asset_graph),
+    }
 
 
 def test_the_jobs_and_what_starts_by_itself(repository: dg.RepositoryDefinition) -> None:

@@ -115,13 +115,32 @@ def test_other_errors_are_no_reason_to_try_again() -> None:
             raise error
 
 
-def test_a_database_that_refuses_the_user_is_no_reason_to_try_again(proof: Proof) -> None:
+def test_a_database_that_refuses_the_user_is_no_reason_to_try_again(
+    proof: Proof, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = replace(proof.cluster.settings, database="nowhere")
+    monkeypatch.setenv("POSTGRES_HOST", settings.host)
     with (
-        pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist'),
+        pytest.raises(psycopg.OperationalError, match='database "nowhere" does not exist') as refusal,
+        retried_when_connections_break(),
         retried_when_connections_break(),
     ):
         psycopg.connect(settings.url)
+    (advice,) = refusal.value.__notes__
+    assert "POSTGRES_HOST" in advice
+
+
+def test_a_setting_that_means_nothing_is_no_reason_to_try_again(proof: Proof) -> None:
+    with pytest.raises(psycopg.OperationalError, match="sslmode"), retried_when_connections_break():
+        psycopg.connect(replace(proof.cluster.settings, sslmode="on").url)
+
+
+def test_a_user_without_the_right_to_create_is_told_of_it() -> None:
+    with pytest.raises(psycopg.errors.InsufficientPrivilege) as refusal, retried_when_connections_break():
+        raise psycopg.errors.InsufficientPrivilege("permission denied for schema public")
+    assert refusal.value.__notes__ == [
+        "The database user needs the right to create tables and schemas in the database."
+    ]
 
 
 def read_through_a_restart(cluster: Cluster) -> None:

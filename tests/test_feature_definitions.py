@@ -1,5 +1,6 @@
 """The registered objects are the listed ones, say what they are, and let no transformation see the label."""
 
+import copy
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -10,10 +11,12 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from feast import FeatureStore
+from feast import FeatureStore, Field
+from feast.types import Int64
 
 from feature_repo.database import PostgresSettings
 from feature_repo.definition_hash import definition_hash
+from feature_repo.definitions import FEATURE_VIEWS
 from feature_repo.features import (
     ENTITY_KEYS,
     INFERENCE_SERVICE,
@@ -147,6 +150,16 @@ def test_the_last_value_of_a_window_is_the_lag_of_one_week(feature_store: Featur
     found = feature_store.get_historical_features(statement("labelled_rows"), references).to_arrow()
     last = pc.list_element(found[WINDOW], 51).to_numpy()
     np.testing.assert_array_equal(last, found["sales_lag_1"].to_numpy())
+
+
+def test_a_hash_of_definitions_is_the_same_where_they_were_applied_and_where_not() -> None:
+    for view in FEATURE_VIEWS:
+        fresh, applied = copy.copy(view), copy.copy(view)
+        fresh.entity_columns = []
+        applied.entity_columns = [Field(name="store", dtype=Int64)]  # Feast fills them in as it applies a view
+        assert definition_hash(fresh) == definition_hash(applied)
+        applied.description = "another"
+        assert definition_hash(fresh) != definition_hash(applied)
 
 
 def test_a_hash_of_definitions_does_not_depend_on_when_they_were_applied(feature_store: FeatureStore) -> None:

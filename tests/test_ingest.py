@@ -95,6 +95,8 @@ def test_a_broken_file_is_moved_to_quarantine_with_its_reason_and_everything_sta
     assert shop.quarantined["train.csv"] == broken
     assert shop.quarantined["train.csv.reason.txt"].startswith(BROKEN_DATE)
     assert result.run_id in shop.quarantined["train.csv.reason.txt"]
+    failure = next(event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure)
+    assert f"The file was moved to {shop.landing}/quarantine/" in str(failure and failure.description)
 
 
 def test_a_refusal_shows_as_a_failed_check_of_its_file_and_passes_again_with_a_good_one(shop: Shop) -> None:
@@ -203,6 +205,9 @@ def test_a_drop_without_rows_that_were_there_before_is_loaded_and_warned_of(shop
 
     assert result.success
     assert checks(result, HISTORY_CHECK) == {"train_csv": False}
+    (metadata,) = (e.metadata for e in result.get_asset_check_evaluations() if e.check_name == HISTORY_CHECK)
+    gone = metadata["rows_removed"].value
+    assert str(metadata["reason"].value).startswith(f"{gone} rows accepted before are not in {shop.landing}/train.csv")
 
 
 def test_one_asset_of_the_drop_can_be_made_alone(shop: Shop) -> None:

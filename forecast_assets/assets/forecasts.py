@@ -96,9 +96,7 @@ def weekly_forecasts(
     settings = postgres.settings()
     publish_forecasts(rows, week, settings)
     path = write_forecasts(rows, week, artifacts.forecasts)
-    context.log.info(
-        f"{len(keys):,} forecasts for the week of {week}, {forecast.sum() / 1e6:,.1f} million dollars in all"
-    )
+    context.log.info(f"{len(keys):,} forecasts for the week of {week}, ${forecast.sum():,.0f} in all")
     largest = rows.sort_by([("forecast", "descending")]).slice(0, _TOP).to_pylist()
     return dg.MaterializeResult(
         metadata={

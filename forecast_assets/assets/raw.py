@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -65,10 +66,12 @@ def raw_drop(
     try:
         drop = read_drop(folder)
     except DropRefusedError as refusal:
-        yield from _selected(context, _refuse(context, refusal, postgres))
+        kept = quarantine(refusal, run_id=context.run.run_id)
+        yield from _selected(context, _refuse(context, refusal, kept, postgres))
+        put_aside = f" The file was {'moved' if refusal.bad_by_itself else 'copied'} to {kept}." if kept else ""
         raise dg.Failure(
-            f"{refusal}. The drop was not loaded: feature tables, training frame, champion and online features are "
-            "unchanged.",
+            f"{refusal}.{put_aside} The drop was not loaded: feature tables, training frame, champion and online "
+            "features are unchanged.",
             allow_retries=False,
         ) from None
     before = _before(context, artifacts)
@@ -92,12 +95,12 @@ def _before(context: dg.AssetExecutionContext, artifacts: Artifacts) -> Drop | N
     return None
 
 
-def _refuse(context: dg.AssetExecutionContext, refusal: DropRefusedError, postgres: Postgres) -> Iterator[Event]:
-    """Put the file aside, enter it in the ledger, and say so at all three assets: a drop is refused as a whole."""
-    run_id = context.run.run_id
-    kept = quarantine(refusal, run_id=run_id)
+def _refuse(
+    context: dg.AssetExecutionContext, refusal: DropRefusedError, kept: Path | None, postgres: Postgres
+) -> Iterator[Event]:
+    """Enter the file in the ledger, and say so at all three assets: a drop is refused as a whole."""
     try:
-        record_refused(refusal, postgres.settings(), quarantined_as=kept, run_id=run_id)
+        record_refused(refusal, postgres.settings(), quarantined_as=kept, run_id=context.run.run_id)
     except psycopg.Error as error:
         context.log.warning(f"the refusal was not entered in the ledger: {error}")
     metadata: dict[str, Any] = {"reason": str(refusal)}
@@ -125,12 +128,16 @@ def _accepted(file: DropFile, before: Drop | None, artifacts: Artifacts, facts: 
         asset_key=name, check_name=ACCEPTED_CHECK, passed=True, metadata={"content_hash": file.content_hash}
     )
     if file.name == "train.csv":
+        reason = (
+            f"{changed.removed:,} rows accepted before are not in {file.source}, which is taken as the whole history: "
+            "they leave the tables, too. If they should not, send the whole history again"
+        )
         yield dg.AssetCheckResult(
             asset_key=name,
             check_name=HISTORY_CHECK,
             passed=changed.removed == 0,
             severity=dg.AssetCheckSeverity.WARN,
-            metadata=counts,
+            metadata={**counts, **({"reason": reason} if changed.removed else {})},
         )
 
 

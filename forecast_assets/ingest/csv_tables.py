@@ -110,14 +110,24 @@ def _check_header(file: RawFile, schema: CsvSchema) -> list[str]:
     found = [name.strip().strip('"') for name in header.split(",")]
     missing = [column.header for column in schema.columns if column.header not in found]
     if missing:
-        hint = " (its fields seem to be separated by ';' or tabs, not commas)" if len(found) == 1 else ""
         raise DropRefusedError(
-            f"{file.name} line 1: column {' and '.join(map(repr, missing))} is missing{hint}; the header is "
-            f"{_shown(header)}, expected {','.join(column.header for column in schema.columns)}"
+            f"{file.name} line 1: column {' and '.join(map(repr, missing))} is missing{_hint(found, missing, schema)}; "
+            f"the header is {_shown(header)}, expected {','.join(column.header for column in schema.columns)}"
         )
     if repeated := [name for name in found if found.count(name) > 1]:
         raise DropRefusedError(f"{file.name} line 1: column {repeated[0]!r} appears more than once")
     return found
+
+
+def _hint(found: list[str], missing: list[str], schema: CsvSchema) -> str:
+    """What may have been meant by a header without the columns ``missing``; empty if there is no telling."""
+    if len(found) == 1 < len(schema.columns):
+        return " (its fields seem to be separated by ';' or tabs, not commas)"
+    if {name.lower() for name in missing} <= {name.lower() for name in found}:
+        return " (capitals count)"
+    if {column.header for column in schema.columns if column.nullable}.issuperset(missing):
+        return " (a column of which nothing is known holds NA in every line)"
+    return ""
 
 
 def _read_as_text(file: RawFile, header: list[str], lines: int) -> pa.Table:
@@ -201,7 +211,7 @@ def _caster(kind: pa.DataType) -> Callable[[pa.ChunkedArray], pa.ChunkedArray]:
 
 _CONVERTERS: dict[pa.DataType, tuple[Callable[[pa.ChunkedArray], pa.ChunkedArray], str]] = {
     pa.int64(): (_to_integer, "a whole number"),
-    pa.float64(): (_caster(pa.float64()), "a number"),
+    pa.float64(): (_caster(pa.float64()), "a number such as 1234.5"),
     pa.date32(): (_caster(pa.date32()), "a date written YYYY-MM-DD"),
     pa.bool_(): (_to_boolean, "TRUE or FALSE"),
     pa.string(): (_to_text, "a text of at most 100 characters, all of them visible"),

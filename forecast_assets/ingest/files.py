@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NamedTuple
 
+QUARANTINE = "quarantine"  # the folder of refused files, in the landing zone
 MAX_BYTES = 8 * 2**30
 # Tables of numbers shrink to a tenth. What unpacks to far more is made to fill the memory.
 MAX_RATIO = 200
@@ -57,6 +59,13 @@ class DropRefusedError(ValueError):
     bad_by_itself = False
 
 
+class UnreadableError(DropRefusedError):
+    """This process has no right to read a file or folder. It stays where it is: what is in it may be good."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} may not be read by the user who runs this (number {os.geteuid()}): give it the right")
+
+
 @contextmanager
 def refusals_concern(sent: SentFile, *, bad_by_itself: bool) -> Iterator[None]:
     """Say of a refusal raised in the ``with`` block which file it is about."""
@@ -98,6 +107,8 @@ def read_file(folder: Path, name: str) -> RawFile:
     signature = signature_of(path)
     try:
         file = _read_text(path, name, signature)
+    except UnreadableError:
+        raise
     except DropRefusedError as refusal:
         refusal.sent, refusal.bad_by_itself = SentFile(name, path, signature, _hash_of_bytes(path)), True
         _check_unchanged(path, signature)
@@ -129,6 +140,8 @@ def _check_unchanged(path: Path, signature: Signature) -> None:
 def _read_text(path: Path, name: str, signature: Signature) -> RawFile:
     try:
         content = _unpack(path, name)
+    except PermissionError as error:
+        raise UnreadableError(path) from error
     # zipfile raises RuntimeError for an encrypted member, and a subclass of it for a compression it does not know.
     except (OSError, EOFError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
         raise DropRefusedError(f"{path.name} cannot be read ({error}): send {name} again") from error
@@ -168,12 +181,19 @@ def locate(folder: Path, name: str) -> Path:
     Raises:
         DropRefusedError: there is none, or more than one.
     """
-    if not folder.is_dir():
-        raise DropRefusedError(f"the landing zone {folder} is not a folder: create it, or set LANDING_DIR to one")
-    found = candidates(folder, name)
+    try:
+        if not folder.is_dir():
+            raise DropRefusedError(f"the landing zone {folder} is not a folder: create it, or set LANDING_DIR to one")
+        found = candidates(folder, name)
+        present = sorted(entry.name for entry in folder.iterdir())
+    except PermissionError as error:
+        raise UnreadableError(folder) from error
     if not found:
-        present = ", ".join(sorted(entry.name for entry in folder.iterdir())[:8]) or "nothing"
-        raise DropRefusedError(f"{name} is missing in the landing zone {folder} (found there: {present})")
+        quarantined = f"; refused ones are in {QUARANTINE}/, the reason beside each" if QUARANTINE in present else ""
+        raise DropRefusedError(
+            f"{name} is missing in the landing zone {folder} (found there: {', '.join(present[:8]) or 'nothing'}): "
+            f"put it there{quarantined}"
+        )
     if len(found) > 1:
         names = " and ".join(path.name for path in found)
         raise DropRefusedError(f"{names} are both in the landing zone {folder}: keep the one to be loaded")

@@ -19,6 +19,7 @@ from forecast_assets.ingest.drop import FILES
 from forecast_assets.ingest.files import (
     DropRefusedError,
     Signature,
+    UnreadableError,
     candidates,
     content_hash_of,
     signature_of,
@@ -90,15 +91,18 @@ def look(folder: Path, last: Look, now: float) -> Look:
     found: dict[str, Seen] = {}
     waiting = ""
     for name in FILES:
-        for path in candidates(folder, name):
-            try:
-                found[path.name], reason = _look_at(path, name, last.files.get(path.name), now)
-            except FileNotFoundError:  # it was there a moment ago
-                reason = f"{path.name} has just gone"
-            waiting = waiting or reason
+        try:
+            for path in candidates(folder, name):
+                try:
+                    found[path.name], reason = _look_at(path, name, last.files.get(path.name), now)
+                except FileNotFoundError:  # it was there a moment ago
+                    reason = f"{path.name} has just gone"
+                waiting = waiting or reason
+        except PermissionError as error:
+            waiting = waiting or str(UnreadableError(Path(error.filename)))
     missing = [name for name in FILES if name not in {_part(each) for each in found}]
     if len(missing) == len(FILES):
-        waiting = f"the landing zone {folder} holds none of {', '.join(FILES)}"
+        waiting = waiting or f"the landing zone {folder} holds none of {', '.join(FILES)}"
     elif missing:
         waiting = waiting or f"the drop is not whole: {' and '.join(missing)} not there yet"
     return Look(found, waiting)

@@ -9,9 +9,7 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
-from forecast_assets.ingest.files import DropRefusedError, SentFile, signature_of
-
-FOLDER = "quarantine"
+from forecast_assets.ingest.files import QUARANTINE, DropRefusedError, SentFile, signature_of
 
 
 def quarantine(refusal: DropRefusedError, *, run_id: str) -> Path | None:
@@ -24,7 +22,7 @@ def quarantine(refusal: DropRefusedError, *, run_id: str) -> Path | None:
     sent = refusal.sent
     if sent is None or not os.access(sent.path.parent, os.W_OK):
         return None
-    place = sent.path.parent / FOLDER / sent.content_hash[:12]
+    place = sent.path.parent / QUARANTINE / sent.content_hash[:12]
     place.mkdir(parents=True, exist_ok=True)
     kept = place / sent.path.name
     if refusal.bad_by_itself:

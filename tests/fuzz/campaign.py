@@ -25,9 +25,9 @@ from forecast_assets.ingest.feature_tables import (
     sales_windows_table,
     store_features_table,
 )
-from forecast_assets.ingest.files import DropRefusedError
+from forecast_assets.ingest.files import QUARANTINE, DropRefusedError
 from forecast_assets.ingest.publish import publish
-from forecast_assets.ingest.quarantine import FOLDER, quarantine
+from forecast_assets.ingest.quarantine import quarantine
 from forecast_assets.raw_store import RawStore
 from forecast_assets.sample_data import write_sample_data
 from trainer.bundle import load_model
@@ -144,7 +144,7 @@ class Campaign:
 
 def _faults_of_quarantine(refusal: DropRefusedError, landing: Path, sent: dict[str, bytes]) -> Iterator[str]:
     quarantine(refusal, run_id="fuzz")
-    kept = {path.name: path.read_bytes() for path in landing.glob(f"{FOLDER}/*/*")}
+    kept = {path.name: path.read_bytes() for path in landing.glob(f"{QUARANTINE}/*/*")}
     here = {path.name: path.read_bytes() for path in landing.iterdir() if path.is_file()}
     if kept | here != sent | {name: content for name, content in kept.items() if name.endswith(".reason.txt")}:
         yield "a file that was sent is neither in the landing zone nor in quarantine"
