@@ -12,6 +12,7 @@ import psycopg
 
 from feature_repo.paths import PROJECT_ROOT
 from forecast_assets.definitions import defs
+from forecast_assets.interruption import interruptions_sent_again
 from forecast_assets.resources import Artifacts, Postgres
 
 
@@ -39,7 +40,7 @@ def main() -> int:
 def execute(job: str) -> bool:
     """Run ``job`` in this process, told as it happens. Returns whether it succeeded."""
     try:
-        with dg.DagsterInstance.get() as instance:
+        with interruptions_sent_again(), dg.DagsterInstance.get() as instance:
             result = defs.resolve_job_def(job).execute_in_process(
                 instance=instance, run_config={"loggers": {"progress": {}}}, raise_on_error=False
             )

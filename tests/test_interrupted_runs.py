@@ -2,6 +2,8 @@
 
 import os
 import signal
+import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,19 @@ def first() -> None:
 @dg.asset(deps=[first])
 def second() -> None:
     pass
+
+
+@dg.asset
+def interrupted_in_a_callback() -> None:
+    forgotten: set[int] = _Set()
+    noticed = weakref.ref(forgotten, lambda _: signal.raise_signal(signal.SIGTERM))
+    del forgotten
+    time.sleep(10)
+    del noticed
+
+
+class _Set(set[int]):
+    """One that can be referred to weakly."""
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +80,22 @@ def test_an_interrupted_run_says_so(
 
     (said,) = [line for line in capsys.readouterr().out.splitlines() if "✗" in line]
     assert f"✗ {sentence}" in said
+
+
+def test_an_interruption_that_python_ignores_is_not_lost(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    # Torture, seed 1, case 249: SIGTERM struck in a weak reference's callback, and the run went on.
+    job = dg.define_asset_job("one", [interrupted_in_a_callback])
+    monkeypatch.setattr(
+        demo,
+        "defs",
+        dg.Definitions([interrupted_in_a_callback], jobs=[job], loggers={"progress": progress_logger}),
+    )
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+
+    assert not demo.execute("one")
+
+    said = capfd.readouterr()
+    assert "✗ interrupted_in_a_callback: interrupted" in said.out
+    assert "Traceback" not in said.out + said.err

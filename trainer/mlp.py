@@ -79,7 +79,7 @@ class EnsembleMLP(nn.Module):
         weight_MDH, bias_M1H = self.layers[0].parameters()
         sizes = [numeric_BF.shape[1], *[self._embedding_dim] * len(self.embeddings)]
         weight_MFH, *weights = weight_MDH.split(sizes, dim=1)
-        x_BU = torch.addmm(_side_by_side(bias_M1H), numeric_BF, _side_by_side(weight_MFH))
+        x_BU = torch.addmm(bias_M1H.flatten(), numeric_BF, _side_by_side(weight_MFH))
         for category in zip(self.embeddings.parameters(), weights, codes_BC.unbind(1), strict=True):
             x_BU += self._of_category(*category)
         return x_BU.unflatten(1, (self.members, -1)).transpose(0, 1)
