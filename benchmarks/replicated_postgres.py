@@ -59,6 +59,9 @@ class Address:
     async def _lead_to(self, port: int | None) -> None:
         self._target = port
         if port is None and self._server is not None:
+            for listener in self._server.sockets:
+                self._loop.remove_reader(listener)
+            await asyncio.sleep(0)  # A closed server leaves open what it has accepted and not yet taken over.
             self._server.close()
             self._server = None
         elif port is not None and self._server is None:

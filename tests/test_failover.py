@@ -4,6 +4,11 @@ The cluster is one of real servers, with as many replicas as `deploy/base/postgr
 keeps the history of its runs in it.
 """
 
+import contextlib
+import gc
+import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,7 +21,7 @@ import pytest
 
 from benchmarks.failover import Failover, fail_over
 from benchmarks.failover_clients import environment, hold, materialized, prepare, service, variables
-from benchmarks.replicated_postgres import Cluster, replicated_postgres
+from benchmarks.replicated_postgres import Address, Cluster, replicated_postgres
 from forecast_assets.assets.training_frame import training_frame
 from forecast_assets.frame_store import FrameStore
 from forecast_assets.retries import retried_when_connections_break
@@ -109,6 +114,22 @@ def test_a_connection_that_breaks_while_rows_come_in_is_a_reason_to_try_again(pr
         read_through_a_restart(proof.cluster)
 
 
+def test_an_address_that_stops_leading_anywhere_leaves_no_connection_open() -> None:
+    # A connection that is left open warns as it is collected, which pytest makes an error of this test.
+    with socket.create_server(("127.0.0.1", 0)) as server, ThreadPoolExecutor() as pool:
+        address = Address()
+        ended = threading.Event()
+        knocking = [pool.submit(knock, address.port, ended) for _ in range(4)]
+        for _ in range(40):
+            address.lead_to(server.getsockname()[1])
+            time.sleep(0.005)
+            address.lead_to(None)
+        ended.set()
+        assert sum(client.result() for client in knocking) > 40
+        address.close()
+    gc.collect()
+
+
 def test_other_errors_are_no_reason_to_try_again() -> None:
     for error in (OSError("disk full"), psycopg.errors.UniqueViolation("twice"), ValueError("no")):
         with pytest.raises(type(error)), retried_when_connections_break():
@@ -141,6 +162,15 @@ def test_a_user_without_the_right_to_create_is_told_of_it() -> None:
     assert refusal.value.__notes__ == [
         "The database user needs the right to create tables and schemas in the database."
     ]
+
+
+def knock(port: int, ended: threading.Event) -> int:
+    """Connects again and again; returns how often it could."""
+    connected = 0
+    while not ended.is_set():
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            connected += 1
+    return connected
 
 
 def read_through_a_restart(cluster: Cluster) -> None:
