@@ -191,6 +191,7 @@ BENCHMARKS: dict[str, Benchmark] = {
                 more_is_better=True,
                 beside=("usual_rows_per_second", "DataLoader(TensorDataset, shuffle=True), same model"),
             ),
+            _claim("share_of_bare", "share of the bare forward and backward pass's rows", "x", more_is_better=True),
             _claim("times_faster_than_dataloader", "times the usual loop, two cores", "x", 5, more_is_better=True),
             _claim(
                 "one_core_rows_per_second",

@@ -2,7 +2,8 @@
 
 The MLP with its default settings, from frame to bundle, as a user would start it: by one process on all cores, by one
 on one core, by two on one core each, and streamed. Beside them the usual loop over ``DataLoader(TensorDataset(…),
-shuffle=True)`` with the same model, batches and optimizer, on all cores and on one, until the same epochs are over.
+shuffle=True)`` with the same model, batches and optimizer, on all cores and on one, until the same epochs are over; and
+as the limit the model's bare forward and backward pass over one batch that stays where it is.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.drop_frame import drop_frame, publish_frame
+from trainer.allocator import keep_freed_memory
 from trainer.bundle import read_sidecar
 from trainer.dataset import Batch, Dataset
 from trainer.forecaster import mean_correction
@@ -39,12 +41,14 @@ _EPOCH_LINE = re.compile(r"INFO epoch .*rows_per_second=([\d.e+]+)")
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """Wall seconds from the start of the command to the bundle, of which in epochs; rows a second in the median epoch;
+    """Wall seconds from the start of the command to the bundle; rows a second in the median, slowest and fastest epoch;
     MB resident at the end of the first and of the last epoch, and at the peak, of all processes; dollars.
     """
 
     seconds: float
     rows_per_second: float
+    slowest_epoch: float
+    fastest_epoch: float
     first_epoch_mb: float
     last_epoch_mb: float
     peak_mb: float
@@ -72,20 +76,27 @@ def main() -> int:
             f"DataLoader(TensorDataset), {cores} cores": _usual_loop(spec, threads=cores),
             "DataLoader(TensorDataset), 1 core": _usual_loop(spec, threads=1),
         }
+        bare = {threads: _bare_rate(spec, threads=threads) for threads in (cores, 1)}
     for title, each in (trained | usual).items():
         print(
-            f"{title:36}{each.seconds:8.1f} s{each.rows_per_second:12,.0f} rows/s{each.peak_mb:9,.0f} MB at the peak"
+            f"{title:36}{each.seconds:8.1f} s{each.rows_per_second:10,.0f} rows/s in the median epoch"
+            f" ({each.slowest_epoch:,.0f} to {each.fastest_epoch:,.0f}){each.peak_mb:9,.0f} MB at the peak"
             f"{each.last_epoch_mb - each.first_epoch_mb:+8,.0f} MB over epochs   WMAE {each.wmae:,.0f}"
         )
+    for threads, rate in bare.items():
+        print(f"{f'bare forward and backward, {threads} cores':36}{rate:20,.0f} rows/s")
     whole, one, two, streamed = trained.values()
     usual_whole, usual_one = usual.values()
     result = {
         "frame_to_bundle_seconds": round(whole.seconds, 1),
         "rows_per_second": round(whole.rows_per_second),
         "usual_rows_per_second": round(usual_whole.rows_per_second),
+        "bare_rows_per_second": round(bare[cores]),
+        "share_of_bare": round(whole.rows_per_second / bare[cores], 2),
         "times_faster_than_dataloader": round(whole.rows_per_second / usual_whole.rows_per_second, 2),
         "one_core_rows_per_second": round(one.rows_per_second),
         "usual_one_core_rows_per_second": round(usual_one.rows_per_second),
+        "bare_one_core_rows_per_second": round(bare[1]),
         "two_processes_over_one": round(two.rows_per_second / one.rows_per_second, 2),
         "growth_over_epochs_mb": round(one.last_epoch_mb - one.first_epoch_mb),
         "streamed_rows_per_second": round(streamed.rows_per_second),
@@ -121,7 +132,7 @@ def _train(folder: Path, frame: Path, *, processes: int, threads: int, loading: 
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}")
     seconds = time.monotonic() - started
     wmae = read_sidecar(bundle)["scores"]["wmae"]
-    return Training(seconds, float(np.median(rates)), sizes[0], sizes[-1], peak, wmae)
+    return Training(seconds, *_spread(rates), sizes[0], sizes[-1], peak, wmae)
 
 
 def _usual_loop(spec: TrainSpec, *, threads: int) -> Training:
@@ -154,7 +165,27 @@ def _usual_loop(spec: TrainSpec, *, threads: int) -> Training:
     correction_N = mean_correction(model, data.validation.inputs)[:, MEDIAN].numpy().astype(np.float64)
     forecast_N = signed_exp(data.validation.start + correction_N)
     wmae = evaluate(data.validation.actual, forecast_N, data.validation.is_holiday)["wmae"]
-    return Training(time.monotonic() - started, float(np.median(rates)), sizes[0], sizes[-1], max(sizes), wmae)
+    return Training(time.monotonic() - started, *_spread(rates), sizes[0], sizes[-1], max(sizes), wmae)
+
+
+def _bare_rate(spec: TrainSpec, *, threads: int, steps: int = 300) -> float:
+    """Rows a second of forward and backward passes over one batch: nothing is gathered, clipped or stepped."""
+    torch.set_num_threads(threads)
+    keep_freed_memory()
+    data = Dataset.of(read_frame(spec.frame_path).table, spec, torch.device("cpu"))
+    batch = data.training.batch(torch.arange(spec.batch_size))
+    model = build_model(model_config(spec, data.encoder))
+    seconds = []
+    for _ in range(steps):
+        started = time.monotonic()
+        model.zero_grad()
+        batch_loss(model(*batch.inputs), batch).backward()
+        seconds.append(time.monotonic() - started)
+    return spec.batch_size / float(np.median(seconds))
+
+
+def _spread(rates: Sequence[float]) -> tuple[float, float, float]:
+    return float(np.median(rates)), min(rates), max(rates)
 
 
 def _resident_mb(pid: int) -> float:

@@ -1,5 +1,6 @@
 """Whether a candidate may serve: rules, each with the numbers that it was judged by."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -72,7 +73,7 @@ def decide(
     """
     findings = [
         _beats_naive(candidate.wmae, baselines),
-        calibrated(candidate.coverage, candidate.series),
+        calibrated(candidate.coverage, candidate.series, COVERAGE_TOLERANCE + chance(candidate.series)),
         _complete(series_without_forecast),
         Finding(
             "not rolled back",
@@ -112,12 +113,16 @@ def _beats_naive(wmae: float, baselines: Mapping[str, float]) -> Finding:
     )
 
 
-def calibrated(coverage: float, series: int) -> Finding:
-    """Whether the 80 % interval holds 80 % of the sales, within the tolerance and two standard errors.
+def chance(series: int) -> float:
+    """How far coverage strays by chance: two standard errors of a share over so many series.
 
-    Those are of a share over so many series: the rows of one err together.
+    Of series, not rows: the rows of one err together.
     """
-    margin = COVERAGE_TOLERANCE + 2 * (COVERAGE * (1 - COVERAGE) / series) ** 0.5
+    return 2.0 * math.sqrt(COVERAGE * (1 - COVERAGE) / series)
+
+
+def calibrated(coverage: float, series: int, margin: float) -> Finding:
+    """Whether the 80 % interval holds 80 % of the sales of so many series, within the margin."""
     low, high = COVERAGE - margin, COVERAGE + margin
     passed = low <= coverage <= high
     bounds = f"{'within' if passed else 'not within'} {low:.0%} to {min(high, 1):.0%} for {series:,} series"

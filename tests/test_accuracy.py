@@ -164,7 +164,7 @@ def test_forecasts_worse_than_the_naive_ones_and_intervals_that_miss_are_warned_
 
     assert checks(missed) == {"better_than_naive_lately": True, "calibrated_lately": False}
     (reason,) = (e.metadata["reason"].value for e in missed.get_asset_check_evaluations() if not e.passed)
-    assert reason == "0.0% of the sales lie in the 80 % interval, not within 30% to 100% for 4 series"
+    assert reason == "0.0% of the sales lie in the 80 % interval, not within 40% to 100% for 4 series"
     assert worse == {"better_than_naive_lately": False, "calibrated_lately": True}
 
 

@@ -2,15 +2,12 @@
 
 import gzip
 import io
-import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -19,7 +16,6 @@ from hypothesis import strategies as st
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, store_features_table
 from forecast_assets.ingest.files import DropRefusedError
-from forecast_assets.ingest.landing import Look, look
 
 Edit = Callable[[bytes], bytes]
 FILES = ("train.csv", "features.csv", "stores.csv")
@@ -248,44 +244,6 @@ def test_another_file_under_the_name_is_refused_with_both_headers(landing: Path)
     assert "expected Store,Dept,Date,Weekly_Sales,IsHoliday" in str(refusal.value)
 
 
-@pytest.mark.parametrize("file", FILES)
-def test_a_missing_file_is_named_with_those_that_are_there(landing: Path, file: str) -> None:
-    (landing / file).unlink()
-    with pytest.raises(DropRefusedError) as refusal:
-        read_drop(landing)
-    assert str(refusal.value).startswith(f"{file} is missing in the landing zone {landing}")
-    assert all(other in str(refusal.value).partition("found there")[2] for other in FILES if other != file)
-
-
-def test_what_may_not_be_read_is_named_and_stays_where_it_is(landing: Path) -> None:
-    with TemporaryDirectory() as folder:  # pytest's own folders may be out of the other user's reach
-        Path(folder).chmod(0o755)
-        zone = Path(shutil.copytree(landing, f"{folder}/zone"))
-        zone.chmod(0o755)
-        for path in (zone / "train.csv", zone):
-            path.chmod(0)
-            with without_roots_rights(), pytest.raises(DropRefusedError) as refusal:
-                read_drop(zone)
-            with without_roots_rights():
-                seen = look(zone, look(zone, Look(), 0), 10)
-            path.chmod(0o755)
-            assert str(refusal.value).startswith(f"{path} may not be read by the user who runs this")
-            assert refusal.value.sent is None
-            assert f"{path}" in seen.waiting_for
-
-
-@contextmanager
-def without_roots_rights() -> Iterator[None]:
-    """As a user whom a file's rights bind; who is not root is one already."""
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(user)
-
-
 @pytest.mark.parametrize(
     ("file", "header", "hint"),
     [
@@ -301,17 +259,6 @@ def test_a_header_without_columns_is_told_what_may_have_been_meant(
     with pytest.raises(DropRefusedError) as refusal:
         read_drop(landing)
     assert hint in str(refusal.value)
-
-
-def test_a_file_and_its_zipped_copy_together_are_refused(landing: Path) -> None:
-    (landing / "train.csv.zip").write_bytes(zipped((landing / "train.csv").read_bytes(), "train.csv"))
-    with pytest.raises(DropRefusedError, match=r"train\.csv and train\.csv\.zip are both in the landing zone .*: keep"):
-        read_drop(landing)
-
-
-def test_a_landing_zone_that_does_not_exist_is_named_with_its_setting(tmp_path: Path) -> None:
-    with pytest.raises(DropRefusedError, match=r"landing zone .*/nowhere is not a folder: .*LANDING_DIR"):
-        read_drop(tmp_path / "nowhere")
 
 
 def test_a_line_given_twice_counts_once(landing: Path) -> None:

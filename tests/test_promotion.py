@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from forecast_assets.promotion import HOLIDAY_TOLERANCE, TOLERANCE, Evidence, decide
+from forecast_assets.promotion import COVERAGE_TOLERANCE, HOLIDAY_TOLERANCE, TOLERANCE, Evidence, chance, decide
 
 BASELINES = {"lag_1": 1_700.0, "lag_52": 1_900.0}
 GOOD = Evidence(wmae=1_000.0, holiday_wmae=1_500.0, coverage=0.8, series=10_000)
@@ -76,3 +76,8 @@ def test_few_series_say_less_about_the_coverage_than_many() -> None:
 
     assert decide(replace(wide, series=24), BASELINES, champion=None).promoted
     assert not decide(replace(wide, series=400), BASELINES, champion=None).promoted
+
+
+def test_chance_outweighs_the_tolerance_for_fewer_than_64_series() -> None:
+    assert chance(64) == pytest.approx(COVERAGE_TOLERANCE)
+    assert chance(63) > COVERAGE_TOLERANCE > chance(65)

@@ -10,8 +10,8 @@ _KEPT_BYTES, _LARGEST_BYTES = 256 * 2**20, 32 * 2**20
 def keep_freed_memory() -> None:
     """Keep up to 256 MB of what is freed, for the next step's tensors, which are of the same sizes.
 
-    By default glibc gives a step's megabytes back to the system and asks for them again, page by page, in the next: up
-    to a quarter of a step of the MLP. Other C libraries are left as they are.
+    By default glibc gives a step's megabytes back to the system and asks for them again, page by page, in the next.
+    Other C libraries are left as they are.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

@@ -74,7 +74,7 @@ class EnsembleMLP(nn.Module):
         """What ``layers[0]`` makes of the numbers with the categories' embeddings beside them, x_MBH.
 
         All members read the numbers in one product, and an embedding is multiplied by its weights once per code where
-        there are more rows than codes: that saves up to a quarter of a step.
+        there are more rows than codes.
         """
         weight_MDH, bias_M1H = self.layers[0].parameters()
         sizes = [numeric_BF.shape[1], *[self._embedding_dim] * len(self.embeddings)]

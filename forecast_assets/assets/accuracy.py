@@ -26,7 +26,7 @@ from forecast_assets.metadata import (
     sql,
     stability_table,
 )
-from forecast_assets.promotion import calibrated
+from forecast_assets.promotion import COVERAGE_TOLERANCE, calibrated, chance
 from forecast_assets.resources import Artifacts, Postgres
 from forecast_assets.result_table import replace_rows
 from forecast_assets.sql import statement
@@ -68,8 +68,8 @@ _DESCRIPTIONS = {
         dg.AssetCheckSpec(
             COVERAGE_CHECK,
             asset="forecast_accuracy",
-            description="Over the same weeks, 70 to 90 % of the sales lie in the 80 % interval; with "
-            "few series there is more room for chance.",
+            description="Over the same weeks, 70 to 90 % of the sales lie in the 80 % interval; of fewer than 64 series, "
+            "as many as two standard errors allow.",
         ),
     ],
     description="Past forecasts scored against the sales that followed: WMAE, WAPE, bias and coverage over all rows "
@@ -125,7 +125,7 @@ def forecast_accuracy(
         yield _check(COVERAGE_CHECK, True, {})
         return
     series = recent.group_by(["store", "dept"]).aggregate([]).num_rows
-    finding = calibrated(lately["coverage"], series)
+    finding = calibrated(lately["coverage"], series, max(COVERAGE_TOLERANCE, chance(series)))
     reason = {} if finding.passed else {"reason": finding.sentence}
     yield _check(COVERAGE_CHECK, finding.passed, {**reason, "coverage": lately["coverage"]})
 
