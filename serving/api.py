@@ -22,6 +22,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "No such series"},
     409: {"model": Problem, "description": "The features are stale, and the service is set to refuse them"},
     413: {"model": Problem, "description": "The body is too large"},
+    415: {"model": Problem, "description": "The body is not said to be JSON"},
     429: {"model": Problem, "description": "Too much is being asked for at once"},
     503: {"model": Problem, "description": "The database does not answer, or there is no model yet"},
 }

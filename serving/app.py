@@ -71,9 +71,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             {"loc": [part for part in each["loc"] if part not in _UNION_TAGS], "msg": each["msg"], "type": each["type"]}
             for each in error.errors()
         ]
+        first = found[0]
+        sent = first["loc"][0] == "body" and first["type"] != "missing"
+        if sent and "json" not in request.headers.get("Content-Type", ""):
+            return _problem(request, 415, "a body is read only with the header Content-Type: application/json")
         if _is_protocol(request):
-            where = ".".join(str(part) for part in found[0]["loc"])
-            return JSONResponse({"error": f"{where}: {found[0]['msg']}"}, 400)
+            where = ".".join(str(part) for part in first["loc"])
+            return JSONResponse({"error": f"{where}: {first['msg']}"}, 400)
         return JSONResponse({"detail": found}, 422)
 
     @app.exception_handler(HTTPException)

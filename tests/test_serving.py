@@ -206,6 +206,14 @@ def test_bodies_that_are_too_large_or_no_json_are_refused(service: Service) -> N
     assert service.client.post("/predict", content=b"9" * 10_000, headers=headers).status_code in (400, 422)
 
 
+@pytest.mark.parametrize("path", ["/predict", "/v2/models/demand-forecast/infer"])
+def test_a_body_that_is_not_said_to_be_json_is_told_the_header_it_needs(service: Service, path: str) -> None:
+    for headers in ({}, {"Content-Type": "application/x-www-form-urlencoded"}):
+        response = service.client.post(path, content=b'{"store": 1, "dept": 1}', headers=headers)
+        assert response.status_code == 415
+        assert "Content-Type: application/json" in response.text
+
+
 def test_metrics_count_rows_and_name_the_model(service: Service, installation: Installation) -> None:
     before = service.metric("serving_rows_total")
     ask(service, [installation.keys[0], UNKNOWN])
