@@ -103,6 +103,16 @@ def test_the_same_content_again_writes_nothing(database: PostgresSettings) -> No
     assert not again.changed
 
 
+def test_after_every_publication_the_planner_knows_the_weeks_there_are(database: PostgresSettings) -> None:
+    publish(table_of(OLD), database, run_id="old")
+    publish(table_of(NEW), database, run_id="new")
+    with psycopg.connect(database.url) as connection:
+        (bounds,) = connection.execute(
+            "SELECT histogram_bounds::text FROM pg_stats WHERE tablename = 'sales_features' AND attname = 'date'"
+        ).fetchall()
+    assert bounds == ("{2010-02-12,2010-02-19}",)
+
+
 def test_a_reader_keeps_its_rows_and_others_see_the_new_ones_only_when_all_are_there(
     database: PostgresSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

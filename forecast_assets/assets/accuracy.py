@@ -68,8 +68,8 @@ _DESCRIPTIONS = {
         dg.AssetCheckSpec(
             COVERAGE_CHECK,
             asset="forecast_accuracy",
-            description="Over the same weeks, 70 to 90 % of the sales lie in the 80 % interval; of fewer than 64 series, "
-            "as many as two standard errors allow.",
+            description="Over the same weeks, 70 to 90 % of the sales lie in the 80 % interval; of fewer than 64 "
+            "series, as many as two standard errors allow.",
         ),
     ],
     description="Past forecasts scored against the sales that followed: WMAE, WAPE, bias and coverage over all rows "

@@ -52,13 +52,15 @@ def publish(table: FeatureTable, settings: PostgresSettings, *, run_id: str) -> 
         if published is not None and columns == _columns_to_be(cursor, table.rows.schema):
             changed, gone = changes(from_bytes(published[1]), prints, table.key)
             upserted, deleted = _update(cursor, table, table.rows.filter(pa.array(changed)), gone), gone.num_rows
+            # Joins are by these; autovacuum looks at the others when a tenth of the rows has changed.
+            analyzed = [*table.key, *_timestamp(table)]
         else:
-            upserted, deleted = _create(cursor, table), 0
+            upserted, deleted, analyzed = _create(cursor, table), 0, table.rows.column_names
         cursor.execute(
             statement("record_table_version"), [table.name, version, to_bytes(prints), table.rows.num_rows, run_id]
         )
         connection.commit()
-        cursor.execute(f"ANALYZE {table.name}")
+        cursor.execute(f"ANALYZE {table.name} ({', '.join(analyzed)})")
         connection.commit()
     return Publication(version, table.rows.num_rows, upserted, deleted)
 
@@ -93,10 +95,14 @@ def _create(cursor: Any, table: FeatureTable) -> int:
     cursor.execute(f"DROP TABLE IF EXISTS {table.name}")
     cursor.adbc_ingest(table.name, table.rows, mode="create")
     cursor.execute(f"ALTER TABLE {table.name} ADD PRIMARY KEY ({', '.join(table.key)})")
-    if TIMESTAMP in table.rows.column_names:
+    if _timestamp(table):
         joins = [column for column in table.key if column != "date"]
         cursor.execute(f"CREATE UNIQUE INDEX ON {table.name} ({', '.join([*joins, TIMESTAMP])})")
     return table.rows.num_rows
+
+
+def _timestamp(table: FeatureTable) -> list[str]:
+    return [column for column in table.rows.column_names if column == TIMESTAMP]
 
 
 def _update(cursor: Any, table: FeatureTable, changed: pa.Table, gone: pa.Table) -> int:
