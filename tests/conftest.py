@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,8 @@ import pytest
 
 # Read when the module is imported, and by the server's watcher: no process is to outlive the tests for long.
 os.environ["EMBEDDED_POSTGRES_IDLE_SECONDS"] = "0.2"
+# A shell that starts tests in the background lets them, and all that they start, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings

@@ -13,6 +13,7 @@ from kubernetes_wire_schema import Document
 
 # What no machine of the fake cluster has.
 _CPUS = 64
+_GRACE_SECONDS = 10
 
 
 class Kubelet:
@@ -118,11 +119,15 @@ class Kubelet:
         self._end(name)
 
     def _end(self, name: str) -> None:
-        """SIGTERM, and when the process has ended the pod goes."""
+        """SIGTERM, after the grace period SIGKILL, and when the process has ended the pod goes."""
         for _, process in self._jobs.get(name, []):
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
+                try:
+                    process.wait(_GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait()
         with self._wire.lock:
             for pod in self._wire.find("pods", NAMESPACE):
                 metadata = pod["metadata"]
