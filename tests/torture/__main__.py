@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -11,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.blocks import write_block
+from feature_repo.paths import PROJECT_ROOT
 
 from .campaign import Campaign, Outcome, table_of
 from .place import Place
@@ -34,6 +36,9 @@ def main() -> int:
         root = (arguments.folder or Path(name)).resolve()
         root.mkdir(parents=True, exist_ok=True)
         root.chmod(0o755)
+        code = _code()
+        if _of_other_code(root, code):
+            parser.error(f"{root} holds a campaign of other code than {code}: name another folder")
         outcomes = _run(root, arguments)
     rows = table_of(outcomes)
     lines = ["| fault | injected | recovered | violated |", "|---|---:|---:|---:|"]
@@ -41,13 +46,28 @@ def main() -> int:
     print("", *lines, sep="\n")
     if arguments.document:
         _, injected, recovered, violated = rows[-1]
-        said = f"{injected} faults of seed {arguments.seed}: {recovered} recovered, {violated} violated."
+        said = f"{injected} faults of seed {arguments.seed}, code {code}: {recovered} recovered, {violated} violated."
         write_block(arguments.document, "torture", [said, "", *lines])
     return 1 if any(outcome.violations for outcome in outcomes) else 0
 
 
+def _code() -> str:
+    """Which code is tried: the commit, and whether files differ from it."""
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=PROJECT_ROOT, check=False, capture_output=True, text=True
+    )
+    return described.stdout.strip() or "without a commit"
+
+
+def _of_other_code(root: Path, code: str) -> bool:
+    kept = root / "code"
+    if not kept.exists():
+        kept.write_text(code)
+    return kept.read_text() != code
+
+
 def _run(root: Path, arguments: argparse.Namespace) -> list[Outcome]:
-    """Run the cases asked for. Returns the last outcome of every case that was tried in this folder."""
+    """Run the cases asked for. Returns one outcome for every case tried in this folder: a violation, if ever one was."""
     started = time.monotonic()
     kept = root / f"outcomes-{arguments.seed}.jsonl"
     place = Place(root)
@@ -76,7 +96,8 @@ def _run(root: Path, arguments: argparse.Namespace) -> list[Outcome]:
                 (arguments.logs / log.name).write_bytes(log.read_bytes())
         place.remove()
     outcomes = [Outcome(**json.loads(line)) for line in kept.read_text().splitlines()]
-    return list({outcome.number: outcome for outcome in outcomes}.values())
+    worst = {(each.number, each.kind): each for each in sorted(outcomes, key=lambda each: bool(each.violations))}
+    return list(worst.values())
 
 
 if __name__ == "__main__":

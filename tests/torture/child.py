@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -59,13 +60,18 @@ def _run(job: str, environment: dict[str, str], log: str, failing_fsync: int | N
     sys.stderr = os.fdopen(2, "w", buffering=1)
     os.environ.clear()
     os.environ.update(environment)
+    # A shell that starts the campaign in the background lets all that it starts ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if failing_fsync is not None:
         _let_fsync_fail(failing_fsync)
 
     from forecast_assets.demo import _quieten, execute
 
     _quieten()
-    sys.exit(0 if execute(job) else 1)
+    succeeded = execute(job)
+    for late in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(late, signal.SIG_IGN)
+    sys.exit(0 if succeeded else 1)
 
 
 def _let_fsync_fail(number: int) -> None:

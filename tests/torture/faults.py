@@ -2,12 +2,13 @@
 
 import importlib.util
 import signal
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from .files import (
     changing_file,
     damaged,
+    damaged_checkpoint,
     disk_full,
     fsync_fails,
     fsync_fails_in_training,
@@ -41,6 +42,7 @@ class Kind:
     Attributes:
         stages: the jobs that it is tried in.
         watched: whether a reader looks on.
+        remedies: where the run has to notice it and to fail: by stage, the job to run before it, as the message says.
         needs_disk: whether the disk must be one of its own.
         needs_shim: whether a library is put before the C library.
         needs_ray: whether Ray must be installed.
@@ -49,9 +51,14 @@ class Kind:
     fault: Callable[[Scene], Fault]
     stages: tuple[str, ...] = STAGES
     watched: bool = True
+    remedies: Mapping[str, str] = field(default_factory=dict)
     needs_disk: bool = False
     needs_shim: bool = False
     needs_ray: bool = False
+
+
+def _damaged(*patterns: str, stages: tuple[str, ...], remedies: Mapping[str, str] | None = None) -> Kind:
+    return Kind(damaged(*patterns), stages, watched=False, remedies=remedies or {})
 
 
 KINDS: dict[str, Kind] = {
@@ -76,15 +83,33 @@ KINDS: dict[str, Kind] = {
     "disk: fsync fails in the training": Kind(fsync_fails_in_training, ("retrain",), needs_shim=True),
     "second identical run": Kind(second_run),
     "file changes while it is read": Kind(changing_file, ("ingest",)),
-    "damaged: model of the champion": Kind(
-        damaged("models/bundles/*/best_model.pt", "models/bundles/*/bundle.json"), ("retrain",), watched=False
+    "damaged: model of the champion": _damaged(
+        "models/bundles/{models}/best_model.pt",
+        "models/bundles/{models}/bundle.json",
+        stages=("retrain", "forecast"),
+        remedies={"forecast": "retrain"},
     ),
-    "damaged: chunk of the frame": Kind(damaged("frames/*/chunk-*"), ("ingest",), watched=False),
-    "damaged: manifest of the frame": Kind(damaged("frames/*/manifest.json"), ("ingest",), watched=False),
-    "damaged: accepted file": Kind(damaged("raw/*/*.parquet"), ("ingest",), watched=False),
-    "damaged: reference to the frame or drop": Kind(damaged("*/CURRENT"), ("ingest",), watched=False),
-    "damaged: reference to a model": Kind(damaged("models/CHAMPION", "models/CANDIDATE"), ("retrain",), watched=False),
-    "damaged: checkpoint": Kind(planted_checkpoint, ("retrain",)),
+    "damaged: chunk of the frame": _damaged(
+        "frames/{frames}/chunk-*", stages=("ingest", "retrain"), remedies={"retrain": "ingest"}
+    ),
+    "damaged: manifest of the frame": _damaged(
+        "frames/{frames}/manifest.json", stages=("ingest", "retrain"), remedies={"retrain": "ingest"}
+    ),
+    "damaged: accepted file": _damaged(
+        "raw/{raw}/*.parquet", stages=("ingest", "forecast"), remedies={"forecast": "ingest"}
+    ),
+    "damaged: reference to the frame": _damaged(
+        "frames/CURRENT", stages=("ingest", "retrain"), remedies={"retrain": "ingest"}
+    ),
+    "damaged: reference to the drop": _damaged(
+        "raw/CURRENT", stages=("ingest", "forecast"), remedies={"forecast": "ingest"}
+    ),
+    "damaged: reference to the champion": _damaged(
+        "models/CHAMPION", stages=("retrain", "forecast"), remedies={"forecast": "retrain"}
+    ),
+    "damaged: reference to the candidate": _damaged("models/CANDIDATE", stages=("retrain",)),
+    "damaged: a checkpoint that was planted": Kind(planted_checkpoint, ("retrain",)),
+    "damaged: last checkpoint of a killed training": Kind(damaged_checkpoint, ("retrain",)),
     "clock jumps": Kind(clock_jumps, needs_shim=True),
     "Ray's worker: kill -9": Kind(signal_to_ray_worker(signal.SIGKILL), ("ingest",), needs_ray=True),
     "Ray's worker: SIGTERM": Kind(signal_to_ray_worker(signal.SIGTERM), ("ingest",), needs_ray=True),

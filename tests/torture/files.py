@@ -2,12 +2,17 @@
 
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
+
+import psutil
 
 from .child import PROOF
+from .place import until
 from .scene import Fault, Scene, Start
 from .shim import shim_of
 
+JOB_SECONDS = 40.0
 WRITTEN_IN = {"ingest": ["raw", "frames"], "retrain": ["models", "trainjobs"], "forecast": ["forecasts"]}
 
 
@@ -16,8 +21,8 @@ def disk_full(*, for_good: bool) -> Callable[[Scene], Fault]:
         run = yield Start()
         alive = scene.comes(run)
         spare = scene.rng.choice([0, 20_000, 300_000])
-        with scene.place.full_disk(spare):
-            scene.done = f"{spare:,} bytes left after {scene.moment:.1f} s" if alive else ""
+        with scene.place.full_disk(spare) as is_full:
+            scene.done = f"{spare:,} bytes left after {scene.moment:.1f} s" if alive and is_full else ""
             if for_good:
                 yield Start()
             else:
@@ -60,39 +65,65 @@ def fsync_fails_in_training(scene: Scene) -> Fault:
 
 
 def changing_file(scene: Scene) -> Fault:
-    """Written in place, in pieces, as by a sender who does not rename; in the end it is what it was."""
+    """Written in place, in pieces, as by a sender who does not rename; in the end it is what it was.
+
+    It counts where the run has come to the file while part of it was missing.
+    """
     run = yield Start()
     file = scene.place.landing / scene.rng.choice(["train.csv", "features.csv", "stores.csv"])
     content = file.read_bytes()
     time.sleep(scene.rng.uniform(0, min(scene.moment, 0.6)))
+    waits = scene.rng.random() < 0.5
     pieces = scene.rng.randrange(2, 6)
-    alive = run.is_alive()
+
+    def has_come_to_it() -> bool:
+        said = scene.log.read_text(errors="replace") if scene.log.exists() else ""
+        return "✗" in said or f"{file.name}:" in said or not run.is_alive()
+
+    early = not has_come_to_it()
     with file.open("wb") as sender:
         for number in range(pieces):
             start, end = (len(content) * part // pieces for part in (number, number + 1))
             sender.write(content[start:end])
             sender.flush()
+            if waits and number == pieces // 2:
+                until(has_come_to_it, 10)
             time.sleep(scene.rng.uniform(0, 0.15))
-    scene.done = f"{file.name} in {pieces} pieces" if alive else ""
+            if early and number < pieces - 1 and has_come_to_it():
+                scene.done = f"{file.name} in {pieces} pieces"
     yield Start()
+    file.write_bytes(content)  # where it was put into quarantine, it is sent again, as the message asks for
 
 
 def damaged(*patterns: str) -> Callable[[Scene], Fault]:
-    """A file of what was published is cut, emptied, or has a bit flipped; nobody puts it right."""
+    """A file of what was published is cut, emptied, or has a bit flipped; nobody puts it right.
+
+    Args:
+        patterns: below the data folder; ``{frames}``, ``{raw}`` and ``{models}`` are what is current there.
+    """
 
     def fault(scene: Scene) -> Fault:
-        files = sorted(path for pattern in patterns for path in scene.place.data.glob(pattern) if path.is_file())
-        file = scene.rng.choice(files)
-        content = bytearray(file.read_bytes())
-        how = scene.rng.choice(["cut", "emptied", "a bit flipped"])
-        if how == "a bit flipped":
-            content[scene.rng.randrange(len(content))] ^= 1 << scene.rng.randrange(8)
-        file.write_bytes(content if how == "a bit flipped" else content[: len(content) // 2 if how == "cut" else 0])
-        scene.done = f"{file.relative_to(scene.place.data)} {how}"
+        data = scene.place.data
+        current = {
+            store: (data / store / reference).read_text().strip()
+            for store, reference in (("frames", "CURRENT"), ("raw", "CURRENT"), ("models", "CHAMPION"))
+            if (data / store / reference).exists()
+        }
+        files = sorted(path for pattern in patterns for path in data.glob(pattern.format(**current)) if path.is_file())
+        _damage(scene, scene.rng.choice(files))
         yield Start()
         yield Start()
 
     return fault
+
+
+def _damage(scene: Scene, file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    how = scene.rng.choice(["cut", "emptied", "a bit flipped"])
+    if how == "a bit flipped":
+        content[scene.rng.randrange(len(content))] ^= 1 << scene.rng.randrange(8)
+    file.write_bytes(content if how == "a bit flipped" else content[: len(content) // 2 if how == "cut" else 0])
+    scene.done = f"{file.relative_to(scene.place.data)} {how}"
 
 
 def planted_checkpoint(scene: Scene) -> Fault:
@@ -104,3 +135,22 @@ def planted_checkpoint(scene: Scene) -> Fault:
     scene.done = "random bytes under a checkpoint's name"
     yield Start()
     yield Start()
+
+
+def damaged_checkpoint(scene: Scene) -> Fault:
+    """A training is killed after a checkpoint, with all that belongs to it, and the last checkpoint is damaged."""
+
+    def checkpoints() -> list[Path]:
+        return sorted(scene.place.data.glob("models/bundles/*.checkpoints/state-*.pt"))
+
+    run = yield Start()
+    until(lambda: checkpoints() or not run.is_alive(), JOB_SECONDS)
+    time.sleep(scene.rng.uniform(0, 0.3))
+    run.kill()
+    while left := scene.place.processes():
+        for process in left:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+    yield Start()
+    if found := checkpoints():
+        _damage(scene, found[-1])

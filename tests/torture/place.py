@@ -135,16 +135,19 @@ class Place:
         return found.stdout.splitlines()
 
     @contextmanager
-    def full_disk(self, spare_bytes: int) -> Iterator[None]:
-        """Only so many bytes are left on the disk."""
+    def full_disk(self, spare_bytes: int) -> Iterator[bool]:
+        """Only so many bytes are left on the disk; False if it was not to be filled, because others wrote and removed."""
         filler = self.data / "filler"
-        free = shutil.disk_usage(self.data).free
         try:
-            with filler.open("wb") as file, suppress(OSError):
-                os.posix_fallocate(file.fileno(), 0, max(4096, free - spare_bytes))
-            yield
+            yield until(lambda: self._fill(filler, spare_bytes), 5)
         finally:
             filler.unlink(missing_ok=True)
+
+    def _fill(self, filler: Path, spare_bytes: int) -> bool:
+        with filler.open("ab") as file, suppress(OSError):  # written to in between: there is less than it was
+            missing = shutil.disk_usage(self.data).free - spare_bytes
+            os.posix_fallocate(file.fileno(), 0, file.tell() + max(4096, missing))
+        return shutil.disk_usage(self.data).free <= spare_bytes + 8192
 
     @contextmanager
     def read_only(self, folder: Path) -> Iterator[None]:

@@ -17,6 +17,7 @@ from .place import CANARY, Place, until
 from .proxy import Proxy
 from .scene import Fault, Scene, Start
 from .shim import shim_of
+from .state import READER
 
 JOB_SECONDS = 40.0
 TRAINING_SECONDS = 3.0  # that a job is there for at least, on a quiet machine
@@ -30,6 +31,8 @@ def signal_to_run(signal_number: signal.Signals) -> Callable[[Scene], Fault]:
         if scene.comes(run) and run.pid is not None:
             os.kill(run.pid, signal_number)
             scene.done = f"{signal_number.name} after {scene.moment:.1f} s"
+            if signal_number != signal.SIGKILL:
+                scene.told_to_end = time.monotonic()
         yield Start()
 
     return fault
@@ -112,24 +115,27 @@ def stop_postgres(scene: Scene) -> Fault:
 
 
 def terminate_sessions(scene: Scene) -> Fault:
+    def strike() -> bool:
+        with suppress(psycopg.Error), psycopg.connect(scene.settings.url) as connection:
+            ended = connection.execute(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+                "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND application_name <> %s",
+                [READER],
+            ).fetchone()
+            scene.done = f"{ended[0]} sessions after {scene.moment:.1f} s" if ended and ended[0] else ""
+        return bool(scene.done)
+
     run = yield Start()
-    alive = scene.comes(run)
-    with suppress(psycopg.Error), psycopg.connect(scene.settings.url) as connection:
-        ended = connection.execute(
-            "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
-            "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
-        ).fetchone()
-        scene.done = f"{ended[0] if ended else 0} sessions after {scene.moment:.1f} s" if alive else ""
+    scene.strikes(run, strike)
     yield Start()
 
 
-def through_proxy(damage: Callable[[Proxy], None]) -> Callable[[Scene], Fault]:
+def through_proxy(damage: Callable[[Proxy], int]) -> Callable[[Scene], Fault]:
     def fault(scene: Scene) -> Fault:
         with Proxy(scene.settings.host) as proxy:
             address = {"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": str(proxy.port), "POSTGRES_SSLMODE": "disable"}
             run = yield Start({**address, "POSTGRES_DB": scene.settings.database, "POSTGRES_PASSWORD": CANARY})
-            scene.done = f"after {scene.moment:.1f} s" if scene.comes(run) else ""
-            damage(proxy)
+            scene.done = f"after {scene.moment:.1f} s" if scene.strikes(run, lambda: damage(proxy)) else ""
             yield Start()
 
     return fault
@@ -157,5 +163,7 @@ def second_run(scene: Scene) -> Fault:
     if other.is_alive():
         other.kill()
         other.join()
-        scene.done = "side by side; the second one hung"
+        scene.wrong.append("the second run hung")
+    elif other.exitcode != 0:
+        scene.wrong.append("the second run failed")
     yield Start()

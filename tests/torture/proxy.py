@@ -30,19 +30,21 @@ class Proxy:
         self._listener.close()
         self.reset()
 
-    def reset(self) -> None:
-        """Cut every connection without a word."""
-        for pair in list(self._pairs):
+    def reset(self) -> int:
+        """Cut every connection without a word. Returns how many there were."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
             for end in pair:
                 with contextlib.suppress(OSError):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                     end.shutdown(socket.SHUT_RDWR)
                 end.close()
-        self._pairs.clear()
+        return len(pairs)
 
-    def stall(self, seconds: float) -> None:
-        """Let nothing through for so long."""
+    def stall(self, seconds: float) -> int:
+        """Let nothing through for so long. Returns how many connections there are."""
         self._stalled_until = time.monotonic() + seconds
+        return len(self._pairs)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
@@ -69,3 +71,5 @@ class Proxy:
                     (server if end is client else client).sendall(data)
         for end in (client, server):
             end.close()
+        with contextlib.suppress(ValueError):
+            self._pairs.remove((client, server))

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -17,6 +18,8 @@ from forecast_assets.raw_store import RawStore
 from trainer.bundle import bundle_hash, read_sidecar
 
 State = dict[str, str]
+
+READER = "reader"  # name of the reader's sessions
 
 _TABLES = ("sales_features", "store_features", "sales_windows", "weekly_forecasts", "horizon_forecasts")
 _QUERIES = {
@@ -38,14 +41,14 @@ def leftovers(data: Path) -> list[str]:
     """Files and folders that were being written and that nobody will finish."""
     return sorted(
         str(path.relative_to(data))
-        for folder in ("raw", "frames", "models", "forecasts", "pictures")
+        for folder in ("raw", "frames", "models", "forecasts", "pictures", "trainjobs", "quarantine")
         for path in (data / folder).rglob("*")
         if path.name.startswith(".") or path.name.endswith((".partial", ".checkpoints"))
     )
 
 
 class Reader(threading.Thread):
-    """Looks at everything again and again, until it is told to stop, and notes what should not be seen.
+    """Looks at frame, champion, forecasts and tables again and again, and notes what should not be seen.
 
     Args:
         allowed: the states of which a reader may see either, thing by thing.
@@ -53,47 +56,62 @@ class Reader(threading.Thread):
 
     def __init__(self, data: Path, settings: PostgresSettings, allowed: tuple[State, State]) -> None:
         super().__init__(daemon=True)
-        self.seen: set[str] = set()
-        self.looks = 0
+        self._seen: set[str] = set()
+        self._looks = {"the files": 0, "the tables": 0}
         self._data, self._settings, self._allowed = data, settings, allowed
         self._stopped = threading.Event()
 
     def run(self) -> None:
         while not self._stopped.wait(0.05):
-            self.looks += 1
-            try:
-                self._look_at_files()
-            except Exception as error:  # whatever a reader would have been told
-                self.seen.add(f"a reader of the files gets {type(error).__name__}: {error}")
-            try:
-                self._look_at_tables()
-            except psycopg.Error:
-                continue  # the server is away
+            with suppress(psycopg.OperationalError):  # the server is away
+                self._look("the files", self._look_at_files)
+                self._look("the tables", self._look_at_tables)
 
-    def stop(self) -> None:
-        """Come to an end."""
+    def stop(self) -> list[str]:
+        """Come to an end. Returns what should not have been seen, in a sentence each."""
         self._stopped.set()
         self.join(timeout=30)
+        blind = [f"a reader never saw {what}" for what, times in self._looks.items() if not times]
+        return sorted(self._seen) + blind
+
+    def _look(self, what: str, look: Callable[[], None]) -> None:
+        try:
+            look()
+        except psycopg.OperationalError:
+            raise
+        except Exception as error:  # whatever a reader would have been told
+            self._seen.add(f"a reader of {what} gets {type(error).__name__}: {error}")
+        self._looks[what] += 1
 
     def _look_at_files(self) -> None:
         frames, models = FrameStore(self._data / "frames"), ModelStore(self._data / "models")
         current, champion = frames.current(), models.champion()
         if current is not None:
+            self._compare("frame", current[1].content_hash)
             for chunk in current[1].chunks:
                 if _sha256(current[0] / str(chunk["file"])) != chunk["sha256"]:
-                    self.seen.add("a reader finds a chunk of the frame that is not what the manifest says")
+                    self._seen.add("a reader finds a chunk of the frame that is not what the manifest says")
         if champion is not None:
+            self._compare("champion", champion.name)
             for name, expected in read_sidecar(champion)["files"].items():
                 if _sha256(champion / name) != expected:
-                    self.seen.add(f"a reader finds {name} of the champion that is not what its sidecar says")
+                    self._seen.add(f"a reader finds {name} of the champion that is not what its sidecar says")
+        for path in (self._data / "forecasts").glob("*.parquet"):
+            self._compare(f"forecasts {path.name}", content_hash(pq.read_table(path)))
 
     def _look_at_tables(self) -> None:
-        with psycopg.connect(self._settings.url, connect_timeout=2) as connection:
+        with psycopg.connect(self._settings.url, connect_timeout=2, application_name=READER) as connection:
             connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             now = _of_database(connection)
         for name in _READ:
-            if now.get(name) not in {state.get(name) for state in self._allowed}:
-                self.seen.add(f"a reader finds {name} as neither before nor after")
+            self._compare(name, now[name])
+
+    def _compare(self, name: str, found: str) -> None:
+        allowed = {
+            (state.get(name) or "").split(" ")[0] if name == "champion" else state.get(name) for state in self._allowed
+        }
+        if found not in allowed:
+            self._seen.add(f"a reader finds {name} as neither before nor after")
 
 
 def _of_database(connection: "psycopg.Connection[tuple[object, ...]]") -> State:
