@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .files import (
+    DAMAGE,
     changing_file,
     damaged,
     damaged_checkpoint,
@@ -57,8 +58,13 @@ class Kind:
     needs_ray: bool = False
 
 
-def _damaged(*patterns: str, stages: tuple[str, ...], remedies: Mapping[str, str] | None = None) -> Kind:
-    return Kind(damaged(*patterns), stages, watched=False, remedies=remedies or {})
+def _damaged(
+    *patterns: str,
+    stages: tuple[str, ...],
+    remedies: Mapping[str, str] | None = None,
+    ways: tuple[str, ...] = DAMAGE,
+) -> Kind:
+    return Kind(damaged(*patterns, ways=ways), stages, watched=False, remedies=remedies or {})
 
 
 KINDS: dict[str, Kind] = {
@@ -96,13 +102,17 @@ KINDS: dict[str, Kind] = {
         "frames/{frames}/manifest.json", stages=("ingest", "retrain"), remedies={"retrain": "ingest"}
     ),
     "damaged: accepted file": _damaged(
-        "raw/{raw}/*.parquet", stages=("ingest", "forecast"), remedies={"forecast": "ingest"}
+        "raw/*/*.parquet", stages=("ingest", "forecast"), remedies={"forecast": "ingest"}
     ),
     "damaged: reference to the frame": _damaged(
         "frames/CURRENT", stages=("ingest", "retrain"), remedies={"retrain": "ingest"}
     ),
     "damaged: reference to the drop": _damaged(
-        "raw/CURRENT", stages=("ingest", "forecast"), remedies={"forecast": "ingest"}
+        # A bit of where a file came from says nothing of what it holds.
+        "raw/CURRENT",
+        stages=("ingest", "forecast"),
+        remedies={"forecast": "ingest"},
+        ways=("cut", "emptied"),
     ),
     "damaged: reference to the champion": _damaged(
         "models/CHAMPION", stages=("retrain", "forecast"), remedies={"forecast": "retrain"}

@@ -12,6 +12,7 @@ from .place import until
 from .scene import Fault, Scene, Start
 from .shim import shim_of
 
+DAMAGE = ("cut", "emptied", "a bit flipped")
 JOB_SECONDS = 40.0
 WRITTEN_IN = {"ingest": ["raw", "frames"], "retrain": ["models", "trainjobs"], "forecast": ["forecasts"]}
 
@@ -95,31 +96,31 @@ def changing_file(scene: Scene) -> Fault:
     file.write_bytes(content)  # where it was put into quarantine, it is sent again, as the message asks for
 
 
-def damaged(*patterns: str) -> Callable[[Scene], Fault]:
+def damaged(*patterns: str, ways: tuple[str, ...] = DAMAGE) -> Callable[[Scene], Fault]:
     """A file of what was published is cut, emptied, or has a bit flipped; nobody puts it right.
 
     Args:
-        patterns: below the data folder; ``{frames}``, ``{raw}`` and ``{models}`` are what is current there.
+        patterns: below the data folder; ``{frames}`` and ``{models}`` are what is current there.
     """
 
     def fault(scene: Scene) -> Fault:
         data = scene.place.data
         current = {
             store: (data / store / reference).read_text().strip()
-            for store, reference in (("frames", "CURRENT"), ("raw", "CURRENT"), ("models", "CHAMPION"))
+            for store, reference in (("frames", "CURRENT"), ("models", "CHAMPION"))
             if (data / store / reference).exists()
         }
         files = sorted(path for pattern in patterns for path in data.glob(pattern.format(**current)) if path.is_file())
-        _damage(scene, scene.rng.choice(files))
+        _damage(scene, scene.rng.choice(files), ways)
         yield Start()
         yield Start()
 
     return fault
 
 
-def _damage(scene: Scene, file: Path) -> None:
+def _damage(scene: Scene, file: Path, ways: tuple[str, ...] = DAMAGE) -> None:
     content = bytearray(file.read_bytes())
-    how = scene.rng.choice(["cut", "emptied", "a bit flipped"])
+    how = scene.rng.choice(ways)
     if how == "a bit flipped":
         content[scene.rng.randrange(len(content))] ^= 1 << scene.rng.randrange(8)
     file.write_bytes(content if how == "a bit flipped" else content[: len(content) // 2 if how == "cut" else 0])

@@ -136,7 +136,7 @@ class Place:
 
     @contextmanager
     def full_disk(self, spare_bytes: int) -> Iterator[bool]:
-        """Only so many bytes are left on the disk; False if it was not to be filled, because others wrote and removed."""
+        """Only so many bytes are left on the disk; False if it could not be filled, as others wrote and removed."""
         filler = self.data / "filler"
         try:
             yield until(lambda: self._fill(filler, spare_bytes), 5)

@@ -92,7 +92,7 @@ class Reader(threading.Thread):
                 if _sha256(current[0] / str(chunk["file"])) != chunk["sha256"]:
                     self._seen.add("a reader finds a chunk of the frame that is not what the manifest says")
         if champion is not None:
-            self._compare("champion", champion.name)
+            self._compare("name of the champion", champion.name)
             for name, expected in read_sidecar(champion)["files"].items():
                 if _sha256(champion / name) != expected:
                     self._seen.add(f"a reader finds {name} of the champion that is not what its sidecar says")
@@ -107,10 +107,7 @@ class Reader(threading.Thread):
             self._compare(name, now[name])
 
     def _compare(self, name: str, found: str) -> None:
-        allowed = {
-            (state.get(name) or "").split(" ")[0] if name == "champion" else state.get(name) for state in self._allowed
-        }
-        if found not in allowed:
+        if found not in {state.get(name) for state in self._allowed}:
             self._seen.add(f"a reader finds {name} as neither before nor after")
 
 
@@ -142,7 +139,8 @@ def _of_files(data: Path) -> State:
         found["frame rows"] = content_hash(frames.load())
     for name, bundle in (("candidate", models.candidate()), ("champion", models.champion())):
         if bundle is not None:
-            found[name] = f"{bundle.name} {bundle_hash(bundle)} {read_sidecar(bundle)['scores']}"
+            found[f"name of the {name}"] = bundle.name
+            found[name] = f"{bundle_hash(bundle)} {read_sidecar(bundle)['scores']}"
     for path in sorted((data / "forecasts").glob("*.parquet")):
         found[f"forecasts {path.name}"] = content_hash(pq.read_table(path))
     return found
