@@ -49,11 +49,7 @@ def staging_directory(parent: Path) -> Iterator[Path]:
     guard = _lock(parent, fcntl.LOCK_EX)  # between making a folder and locking it, nobody may take it for abandoned
     try:
         for left in parent.glob(".staging-*"):
-            try:
-                os.close(_lock(left, fcntl.LOCK_EX | fcntl.LOCK_NB))
-            except OSError:  # its writer lives
-                continue
-            shutil.rmtree(left, ignore_errors=True)
+            remove_unless_held(left)
         staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=parent))
         writer = _lock(staging, fcntl.LOCK_EX)
     finally:
@@ -63,6 +59,25 @@ def staging_directory(parent: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
         os.close(writer)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """For the length of the block, or of this process, ``remove_unless_held`` leaves the folder alone."""
+    holder = _lock(folder, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(holder)
+
+
+def remove_unless_held(folder: Path) -> None:
+    """Remove a folder that no living process holds."""
+    try:
+        os.close(_lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    except OSError:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path, operation: int) -> int:

@@ -19,7 +19,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from feature_repo.features import TIMESTAMP
-from forecast_assets.atomic import publish_directory, read_reference, staging_directory, write_reference
+from forecast_assets.atomic import (
+    held,
+    publish_directory,
+    read_reference,
+    remove_unless_held,
+    staging_directory,
+    write_reference,
+)
 from forecast_assets.content_hash import ContentHasher, content_hash
 
 ROWS_PER_CHUNK = 100_000
@@ -44,7 +51,7 @@ class Manifest:
 
 
 class FrameStore:
-    """The frames in one folder, of which the last two are kept."""
+    """The frames in one folder, of which the last two are kept, and those that are being trained on."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -92,6 +99,12 @@ class FrameStore:
         """
         version = read_reference(self.folder / "CURRENT")
         return None if version is None else (self.folder / version, self._manifest(version))
+
+    @contextmanager
+    def in_use(self, version: str) -> Iterator[None]:
+        """For the length of the block the frame stays, however many are published meanwhile."""
+        with held(self.folder / version):
+            yield
 
     def previous(self) -> pa.Table | None:
         """The rows of the frame before the current one, or None if there was none."""
@@ -150,7 +163,7 @@ class FrameStore:
     def _remove_all_but(self, *kept: str | None) -> None:
         for entry in os.scandir(self.folder):
             if entry.is_dir() and not entry.name.startswith(".") and entry.name not in kept:
-                shutil.rmtree(entry.path)
+                remove_unless_held(Path(entry.path))
 
 
 class StagedFrame:

@@ -85,6 +85,16 @@ def test_the_previous_frame_is_kept_for_its_readers_and_older_ones_are_removed(s
     assert kept(store) == {"CURRENT", *hashes[1:]}
 
 
+def test_a_frame_that_is_trained_on_stays_until_the_training_is_over(store: FrameStore) -> None:
+    first = publish(store, FIRST).content_hash
+    with store.in_use(first):
+        for frame in (SECOND, THIRD, frame_of([4.0] * 25)):
+            publish(store, frame)
+        assert first in kept(store)
+    latest = [publish(store, frame).content_hash for frame in (frame_of([5.0] * 25), frame_of([6.0] * 25))]
+    assert kept(store) == {"CURRENT", *latest}
+
+
 def test_at_every_step_of_a_publication_readers_find_a_complete_frame(
     store: FrameStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

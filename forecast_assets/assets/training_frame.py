@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from feature_repo.features import FRAME_FEATURES, FRAME_VIEWS, TAGS, TIMESTAMP, TRAINING_SERVICE
 from forecast_assets.assets.common import OWNERS, TABLES_POOL
+from forecast_assets.atomic import staging_directory
 from forecast_assets.lineage import column_lineage, joined_sources
 from forecast_assets.metadata import column_schema, markdown_table, seconds_since, sql
 from forecast_assets.resources import Artifacts, FeastStore, Postgres
@@ -59,7 +60,7 @@ def training_frame(
     with ExitStack() as stack:
         store = stack.enter_context(feast.open())
         service = store.get_feature_service(TRAINING_SERVICE)
-        scratch = artifacts.frames.folder
+        scratch = stack.enter_context(staging_directory(artifacts.frames.folder))
         retrieval = stack.enter_context(feast.retrieve(store, entity_rows, TRAINING_SERVICE, scratch))
         first = next(retrieval.batches)
         staged = stack.enter_context(artifacts.frames.stage(first.schema))

@@ -67,7 +67,7 @@ def _of_other_code(root: Path, code: str) -> bool:
 
 
 def _run(root: Path, arguments: argparse.Namespace) -> list[Outcome]:
-    """Run the cases asked for. Returns an outcome of each case tried in this folder: a violation where there was one."""
+    """Run the cases asked for. Returns the outcome of each case in this folder; a violation, where there was one."""
     started = time.monotonic()
     kept = root / f"outcomes-{arguments.seed}.jsonl"
     place = Place(root)
