@@ -16,12 +16,13 @@ import pytest
 
 # Read when the module is imported, and by the server's watcher: no process is to outlive the tests for long.
 os.environ["EMBEDDED_POSTGRES_IDLE_SECONDS"] = "0.2"
-# A shell that starts tests in the background lets them, and all that they start, ignore it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 from forecast_assets.sample_data import write_sample_data
+
+# A shell that starts tests in the background lets them, and all that they start, ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The machines that run this are slow and shared: no deadline. Failures are printed so that they can be repeated.
 hypothesis.settings.register_profile("project", deadline=None, database=None, print_blob=True)
