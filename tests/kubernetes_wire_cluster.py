@@ -135,6 +135,16 @@ class Cluster:
         job["status"]["conditions"] = conditions
         self.wire.put("trainjobs", job)
 
+    def hold(self, name: str) -> None:
+        """What Kueue does to a job that it has no room for."""
+        self.job(name)["spec"]["suspend"] = True
+        self.condition(name, "Suspended", "Suspended", "TrainJob is suspended")
+
+    def admit(self, name: str) -> None:
+        """Kueue has room for the job."""
+        self.job(name)["spec"]["suspend"] = False
+        self.job(name)["status"]["conditions"] = []
+
     def restart(self, name: str, nodes: int = 1) -> list[Document]:
         """What JobSet's failurePolicy does: all pods go, all come anew."""
         jobset = self.wire.objects["jobsets", NAMESPACE, name]

@@ -36,6 +36,8 @@ class _Server(ThreadingHTTPServer):
 
 class _Exchange(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # Head and body are sent one after the other: else the second would wait for the first to be acknowledged.
+    disable_nagle_algorithm = True
     wire: Wire
     drops_answer = False
 

@@ -23,11 +23,13 @@ _SHOWN_CHARACTERS = 2_000
 _HOPELESS = ("InvalidImageName", "ErrImageNeverPull")
 # A queue may well take hours; the job's deadline is the limit.
 _QUEUED = ("Suspended",)
+# The phase of a node whose machine does not answer any more.
+_SILENT = "unknown"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How many seconds a job's nodes may take to start, and how long the API server may be away."""
+    """How many seconds a job's nodes may take to start, out of the queue, and how long the API server may be away."""
 
     start_seconds: float = 900.0
     api_seconds: float = 300.0
@@ -79,6 +81,7 @@ class Follower:
         self._echo = echo
         self._on_message = on_message
         self._positions: dict[int, str] = {}
+        self._unread: dict[int, errors.ApiUnavailableError] = {}
         self._relayed = 0
         self._said: dict[object, str] = {}
         self.logs: dict[int, deque[str]] = {}
@@ -88,7 +91,8 @@ class Follower:
 
         Raises:
             NotStartedError: its nodes did not start in time. The job still exists.
-            ApiUnavailableError: the API server was away for too long. The job may be well.
+            ApiUnavailableError: the API server was away for too long, or the log that the job's result is in could not
+                be read. The job may be well.
             RejectedError: the API server does not let us look.
         """
         next_look = time.monotonic()
@@ -98,7 +102,8 @@ class Follower:
                 job = self._look()
                 if job.ended:
                     break
-                pending_since = (pending_since or time.monotonic()) if job.phase == "pending" else None
+                starting = job.phase == "pending" and job.reason not in _QUEUED
+                pending_since = (pending_since or time.monotonic()) if starting else None
                 if pending_since is not None:
                     self._check_start(job, time.monotonic() - pending_since)
                 next_look = time.monotonic() + self._platform.poll_seconds
@@ -108,19 +113,15 @@ class Follower:
         return job
 
     def _look(self) -> JobObservation:
-        """The job as it is now; its logs are read on, too."""
-
-        def look() -> JobObservation:
-            job = self._platform.observe(self._name)
-            self._read_logs(job)
-            return job
-
-        job = patiently(look, self._platform, self._patience, self._log)
+        """The job as it is now; if it goes on, its logs are read on, too."""
+        job = patiently(lambda: self._platform.observe(self._name), self._platform, self._patience, self._log)
         self._say_changes(job)
+        if not job.ended:
+            self._read_logs(job)
         return job
 
     def _check_start(self, job: JobObservation, waited: float) -> None:
-        if job.reason in _QUEUED or (waited < self._patience.start_seconds and job.reason not in _HOPELESS):
+        if waited < self._patience.start_seconds and job.reason not in _HOPELESS:
             return
         error = ERROR_OF_REASON.get(job.reason, errors.NotStartedError)
         details = errors.JobDetails(
@@ -133,24 +134,45 @@ class Follower:
         raise error(f"not started after {waited:.0f} s: {job.message or job.reason or 'no reason given'}", details)
 
     def _read_to_the_end(self, job: JobObservation) -> None:
-        """The job has ended; what it wrote last may take a moment to be seen on a shared volume."""
-        deadline = time.monotonic() + 5 * self._platform.poll_seconds
+        """Read what the nodes wrote last: it may take a moment to be seen on a shared volume.
+
+        Logs that cannot be read are waited for as for the API server, but not those of machines that are lost.
+        """
+        began = time.monotonic()
         while True:
             read = self._read_logs(job)
             self._relay()
-            waiting = job.phase == "complete" and not self._messages.closed and time.monotonic() < deadline
-            if not read and not waiting:
+            waited = time.monotonic() - began
+            awaited = any(node.index in self._unread and node.phase != _SILENT for node in job.nodes)
+            late = job.phase == "complete" and not self._messages.closed and waited < 5 * self._platform.poll_seconds
+            if not read and not late and not (awaited and waited < self._patience.api_seconds):
                 break
             if not read:
-                time.sleep(_TICK_SECONDS)
+                time.sleep(self._platform.poll_seconds if awaited else _TICK_SECONDS)
         self._messages.poll(last=True)
         self._relay()
+        for node, error in self._unread.items():
+            if node == 0 and job.phase == "complete" and self._messages.in_log:
+                raise error
+            self._log.warning(f"the log of node {node} could not be read to its end: {error.summary}")
 
     def _read_logs(self, job: JobObservation) -> bool:
-        """Read the nodes' logs on; returns whether there was anything."""
+        """Read the nodes' logs on; returns whether there was anything.
+
+        That a log cannot be read says nothing of the job: its node's machine may be lost, or only hard to reach.
+        """
         read = False
         for node in job.nodes:
-            chunk = self._platform.read_log(self._name, node.index, self._positions.get(node.index, ""))
+            if node.phase == _SILENT and node.index in self._unread:
+                continue
+            try:
+                chunk = self._platform.read_log(self._name, node.index, self._positions.get(node.index, ""))
+            except errors.ApiUnavailableError as error:
+                if node.index not in self._unread:
+                    self._log.warning(f"the log of node {node.index} cannot be read for now: {error.summary}")
+                self._unread[node.index] = error
+                continue
+            self._unread.pop(node.index, None)
             self._positions[node.index] = chunk.position
             read = read or bool(chunk.lines)
             for line in chunk.lines:

@@ -56,6 +56,11 @@ class JobMessages(PipesMessageReader):
         return f"Looked for messages in {self._file or 'the log of node 0'}."
 
     @property
+    def in_log(self) -> bool:
+        """They come through the log of node 0."""
+        return self._file is None
+
+    @property
     def closed(self) -> bool:
         """The last process that opened Pipes has closed it."""
         return self._closed is not None
