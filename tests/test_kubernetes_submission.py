@@ -319,5 +319,18 @@ def test_jobs_are_listed_by_label_oldest_first_over_all_pages(
     assert [job.name for job in listed] == ["job-4", "job-3", "job-2", "job-1", "job-0"]
 
 
+def test_a_list_whose_pages_the_server_has_forgotten_is_asked_for_in_one_piece(
+    platform: KubernetesPlatform, wire: Wire, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("forecast_assets.trainjob.kubernetes_api._PAGE", 2)
+    for number in range(5):
+        cluster.add_job(f"job-{number}", labels={"asset": "model"}, creationTimestamp=f"2026-01-0{number + 1}T00:00:00Z")
+    cluster.add_job("other", labels={"asset": "frame"})
+    wire.faults = [Fault("GET", "continue=4", status=410, message="The provided continue parameter is too old")]
+
+    assert [job.name for job in platform.list_jobs({"asset": "model"})] == [f"job-{number}" for number in range(5)]
+    assert wire.faults[0].times == 0
+
+
 def test_the_way_to_find_a_job_names_it_in_its_namespace(platform: KubernetesPlatform) -> None:
     assert platform.find("a-job")["kubectl"] == "kubectl -n forecasting describe trainjob a-job"

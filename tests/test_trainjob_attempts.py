@@ -161,6 +161,36 @@ def test_an_interrupt_without_a_cancellation_leaves_the_job_to_the_next_call(job
     assert jobs.names() == [name]
 
 
+@pytest.mark.parametrize("cancelled", [True, False], ids=["cancelled", "interrupted"])
+def test_an_interrupt_between_submitting_and_following_leaves_a_job_only_to_the_next_call(
+    jobs: Jobs, instance: dg.DagsterInstance, cancelled: bool
+) -> None:
+    class InterruptedAfterwards(LocalPlatform):
+        def submit(self, submission: Submission) -> None:
+            super().submit(submission)
+            if cancelled:
+                instance.report_run_canceling(instance.get_runs()[0])
+            os.kill(os.getpid(), signal.SIGINT)
+
+    jobs.client = PipesTrainJobClient(InterruptedAfterwards(jobs.folder / "jobs"), jobs.folder / "records")
+    with pytest.raises(Interrupted):
+        dg.materialize([jobs.asset_of(ENDLESS)], instance=instance)
+
+    assert len(jobs.names()) == (0 if cancelled else 1)
+
+
+def test_a_job_whose_start_cannot_be_reported_is_not_left_behind(jobs: Jobs) -> None:
+    class Unfindable(LocalPlatform):
+        def find(self, name: str) -> dict[str, str]:
+            raise RuntimeError(f"nobody knows where {name} is")
+
+    jobs.client = PipesTrainJobClient(Unfindable(jobs.folder / "jobs"), jobs.folder / "records")
+    with pytest.raises(RuntimeError, match="nobody knows where a-model"):
+        jobs.materialize(ENDLESS)
+
+    assert jobs.names() == []
+
+
 def test_each_attempt_changes_what_the_policy_says_and_shows_it(jobs: Jobs, instance: dg.DagsterInstance) -> None:
     script = """
 if SPEC["batch_size"] > 8:

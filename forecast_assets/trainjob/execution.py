@@ -7,7 +7,8 @@ that have failed, adopts the one that is there, running or ended, and starts the
 
 import json
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,13 +138,16 @@ class Execution:
             message_reader=messages,
             extras={"spec": dict(request.spec)},
         ) as session:
-            if adopts:
-                self.context.log.info(f"TrainJob {name} is there already ({there.phase}): adopted, not started again")
-            else:
-                self._submit(name, number, request, messages_file, session)
-            report_attempt(self.context, number, name, self.platform.find(name), failed)
             follower = self._follower(name, messages)
-            job = self._follow(follower, name)
+            with self._not_left_alone(name):
+                if adopts:
+                    self.context.log.info(
+                        f"TrainJob {name} is there already ({there.phase}): adopted, not started again"
+                    )
+                else:
+                    self._submit(name, number, request, messages_file, session)
+                report_attempt(self.context, number, name, self.platform.find(name), failed)
+                job = follower.follow()
             messages.finish()
         if job.phase != "complete":
             raise self._failure(name, job, messages, follower)
@@ -188,9 +192,11 @@ class Execution:
         # If the answer to one try was lost, the next finds the job there, and it is adopted.
         patiently(lambda: self.platform.submit(submission), self.platform, self.patience, self.context.log)
 
-    def _follow(self, follower: Follower, name: str) -> JobObservation:
+    @contextmanager
+    def _not_left_alone(self, name: str) -> Iterator[None]:
+        """However the block ends, the job runs on only if somebody is to follow it."""
         try:
-            return follower.follow()
+            yield
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
             if self._is_being_cancelled():
                 self.context.log.info(f"the run is being cancelled: TrainJob {name} is deleted")
@@ -202,11 +208,11 @@ class Execution:
                     f"attempt adopts it ({where})"
                 )
             raise
-        except (errors.ApiUnavailableError, errors.RejectedError):
-            raise
-        except Exception:
-            # Not started in time, or what the caller does with a message went wrong: nobody will follow the job.
-            self._delete(name)
+        except Exception as error:
+            # Not started in time, or Dagster or the caller cannot go on: nobody will follow the job. Other errors of a
+            # job's mean that there is none, or that it cannot be seen just now and the next attempt adopts it.
+            if isinstance(error, errors.NotStartedError) or not isinstance(error, errors.TrainJobError):
+                self._delete(name)
             raise
 
     def _delete(self, name: str) -> None:

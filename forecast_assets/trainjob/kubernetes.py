@@ -128,8 +128,8 @@ class KubernetesPlatform:
             trainjob=trainjob,
             pods=pods,
             jobset=self._api.get(JOBSET, "jobsets", name, job=name) if not quiet else None,
-            jobs=list(self._api.list(BATCH, "jobs", job=name, labels={JOB_LABEL: name})) if not quiet else (),
-            events=list(self._api.list(CORE, "events", job=name)) if not quiet else (),
+            jobs=self._api.list(BATCH, "jobs", job=name, labels={JOB_LABEL: name}) if not quiet else (),
+            events=self._api.list(CORE, "events", job=name) if not quiet else (),
             workloads=self._workloads(trainjob),
         )
         return observe(documents, timedelta(seconds=self.node_lost_seconds))
@@ -223,14 +223,14 @@ class KubernetesPlatform:
     def _trainjob(self, name: str) -> Document | None:
         return self._api.get(TRAINER, "trainjobs", name, job=name)
 
-    def _pods(self, name: str) -> list[Document]:
-        return list(self._api.list(CORE, "pods", job=name, labels={JOB_LABEL: name}))
+    def _pods(self, name: str) -> Sequence[Document]:
+        return self._api.list(CORE, "pods", job=name, labels={JOB_LABEL: name})
 
     def _workloads(self, trainjob: Document) -> Sequence[Document]:
         if not trainjob["spec"].get("suspend"):
             return ()
         try:
-            return list(self._api.list(KUEUE, "workloads", job=trainjob["metadata"]["name"]))
+            return self._api.list(KUEUE, "workloads", job=trainjob["metadata"]["name"])
         except TrainJobError:
             return ()
 

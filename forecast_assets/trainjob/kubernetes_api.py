@@ -4,7 +4,7 @@ Documents instead of the client's typed models: those refuse what they do not ex
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -28,7 +28,12 @@ CORE = "api/v1"
 _TIMEOUT = (10, 60)
 _PAGE = 500
 _CONFLICT = 409
+_GONE = 410
 _TOO_MANY_REQUESTS = 429
+
+
+class _ListExpiredError(ApiUnavailableError):
+    """The server does not know the state any more that was asked for: what to ask for is the present one."""
 
 
 class KubernetesApi:
@@ -52,20 +57,16 @@ class KubernetesApi:
         document: Document | None = self._request("GET", path, job)
         return document
 
-    def list(self, group: str, plural: str, *, job: str, labels: Mapping[str, str] | None = None) -> Iterator[Document]:
-        """All objects with these labels, a page at a time; none where the server does not know the kind."""
-        query = {"limit": str(_PAGE)}
+    def list(self, group: str, plural: str, *, job: str, labels: Mapping[str, str] | None = None) -> Sequence[Document]:
+        """All objects with these labels; none where the server does not know the kind."""
+        query = {}
         if labels:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
-        while True:
-            page = self._request("GET", self._path(group, plural), job, query=query)
-            if page is None:
-                return
-            yield from page.get("items") or []
-            token = page.get("metadata", {}).get("continue")
-            if not token:
-                return
-            query["continue"] = token
+        try:
+            return self._listed(group, plural, job, {**query, "limit": str(_PAGE)})
+        except _ListExpiredError:
+            # The server has forgotten the state that the pages before were of. In one piece no list expires.
+            return self._listed(group, plural, job, query)
 
     def merge(self, group: str, plural: str, name: str, patch: Document, *, job: str) -> None:
         """Merge fields into an object; nothing happens where there is none."""
@@ -84,6 +85,20 @@ class KubernetesApi:
         path = f"{self._path(CORE, 'pods')}/{quote(pod)}/log"
         content: bytes | None = self._request("GET", path, job, query=query, raw=True)
         return content
+
+    def _listed(self, group: str, plural: str, job: str, query: Mapping[str, str]) -> Sequence[Document]:
+        """The objects of all pages, which are of one state of the cluster."""
+        objects: list[Document] = []
+        token = ""
+        while True:
+            here = {**query, "continue": token} if token else query
+            page = self._request("GET", self._path(group, plural), job, query=here)
+            if page is None:
+                return objects
+            objects += page.get("items") or []
+            token = page.get("metadata", {}).get("continue") or ""
+            if not token:
+                return objects
 
     def _path(self, group: str, plural: str, namespace: str | None = None) -> str:
         return f"/{group}/namespaces/{quote(namespace or self.namespace)}/{plural}"
@@ -134,6 +149,8 @@ def translated(error: BaseException, details: JobDetails) -> TrainJobError:
     message = _server_message(error)
     if error.status == _CONFLICT:
         return AlreadySubmittedError(f"the server says {message!r}", details)
+    if error.status == _GONE:
+        return _ListExpiredError(f"the Kubernetes API answered {error.status}: {message}", details)
     if not error.status or error.status == _TOO_MANY_REQUESTS or error.status >= 500:
         return ApiUnavailableError(f"the Kubernetes API answered {error.status}: {message}", details)
     return RejectedError(f"the Kubernetes API refused with status {error.status}: {message}", details)
