@@ -133,7 +133,11 @@ class _Exchange(BaseHTTPRequestHandler):
 
     def _delete(self) -> None:
         with self.wire.lock:
-            self._one()
+            uid = self._one()["metadata"]["uid"]
+            if (wanted := self.body.get("preconditions", {}).get("uid", uid)) != uid:
+                raise RejectedError(
+                    409, "Conflict", f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {uid}"
+                )
             if self.plural == "trainjobs":
                 self.wire.delete_job(self.namespace, self.name)
             else:

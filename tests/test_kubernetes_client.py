@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,8 @@ def asset(
     """An asset ``a_model`` materialized by a job that runs ``script`` on every node."""
     preamble = PREAMBLE if shared_volume else PREAMBLE.replace("SPEC = ", "SPEC = {'epochs': 3} #")
     (folder / "script.py").write_text(preamble + textwrap.dedent(script))
-    patience = Patience(start_seconds=arguments.pop("start_seconds", 60.0), api_seconds=20)
+    waits = {"start_seconds": arguments.pop("start_seconds", 60.0), "api_seconds": arguments.pop("api_seconds", 20.0)}
+    patience = Patience(**waits)
     client = PipesTrainJobClient(platform, folder / "records" if shared_volume else None, patience=patience)
     given: dict[str, Any] = {
         "trainer": CustomTrainerContainer(image="python"),
@@ -135,6 +137,46 @@ def test_a_job_short_of_memory_is_tried_again_with_more(
     jobs = sorted(wire.find("trainjobs", NAMESPACE), key=lambda job: str(job["metadata"]["name"]))
     memory = [job["spec"]["trainer"]["resourcesPerNode"]["limits"]["memory"] for job in jobs]
     assert memory == ["1Gi", "1.5Gi"]
+
+
+def test_a_job_whose_machine_is_lost_is_tried_again_though_its_log_is_out_of_reach(
+    platform: KubernetesPlatform, wire: Wire, cluster: Cluster, tmp_path: Path
+) -> None:
+    script = """
+        if not (HERE / "lost").exists():
+            if NODE == 0:
+                with open_dagster_pipes() as pipes:
+                    pipes.report_custom_message({"type": "epoch"})
+                    time.sleep(600)
+            time.sleep(600)
+    """
+
+    def die(_: Any) -> None:
+        pod = next(pod for pod in wire.find("pods", NAMESPACE) if "-node-0-1-" in pod["metadata"]["name"])
+        wait_until(lambda: pod["status"]["phase"] == "Running")
+        no_answer = {"status": 500, "message": "dial tcp 10.0.0.7:10250: i/o timeout", "times": 10**6}
+        wire.faults = [Fault("GET", f"{pod['metadata']['name']}/log", **no_answer)]
+        cluster.silence_machine(pod)
+        (tmp_path / "lost").touch()
+
+    result = dg.materialize(
+        [
+            asset(
+                replace(platform, node_lost_seconds=2.0),
+                tmp_path,
+                textwrap.dedent(script) + REPORTING,
+                num_nodes=2,
+                spec={},
+                api_seconds=0.5,
+                on_message=die,
+                recovery={"node_lost": Remedy("the same again")},
+            )
+        ]
+    )
+
+    attempts = stored(result)["trainjob/attempts"]
+    assert "node_lost: its machine has not answered for" in attempts
+    assert len(wire.find("trainjobs", NAMESPACE)) == 2
 
 
 def test_a_job_without_room_is_given_up_with_the_schedulers_words(

@@ -2,7 +2,9 @@
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -33,7 +35,8 @@ from forecast_assets.trainjob.errors import (
     TrainJobError,
 )
 from forecast_assets.trainjob.kubernetes import KubernetesPlatform
-from forecast_assets.trainjob.observation import VERDICT_ANNOTATION, Submission
+from forecast_assets.trainjob.observation import OWNER_LABELS, VERDICT_ANNOTATION, JobObservation, Submission
+from forecast_assets.trainjob.retention import Retention
 
 pytest_plugins = ["kubernetes_wire_fixtures"]
 
@@ -265,6 +268,40 @@ def test_a_job_waits_for_the_pods_of_a_deleted_one_of_its_name(
     assert cluster.job("a-job")
 
 
+def test_of_two_that_clean_up_the_second_leaves_the_job_alone_that_has_been_started_anew(
+    platform: KubernetesPlatform, wire: Wire, cluster: Cluster
+) -> None:
+    cluster.add_job("a-job", labels=OWNER_LABELS)
+    cluster.condition("a-job", "Complete", "AllJobsCompleted")
+
+    class Overtaken(KubernetesPlatform):
+        def list_jobs(self, labels: Mapping[str, str]) -> Sequence[JobObservation]:
+            seen = super().list_jobs(labels)
+            wire.delete_job(NAMESPACE, "a-job")
+            cluster.add_job("a-job", labels=OWNER_LABELS)
+            (pod,) = cluster.start("a-job")
+            cluster.running(pod)
+            return seen
+
+    overtaken = Overtaken(namespace=NAMESPACE, kubeconfig=platform.kubeconfig, delete_seconds=1)
+    Retention(keep=timedelta(0)).clean_up(overtaken, None)
+
+    assert platform.observe("a-job").phase == "running"
+
+
+def test_a_job_that_another_starts_while_we_wait_for_its_forerunners_pods_is_left_to_be_adopted(
+    platform: KubernetesPlatform, wire: Wire, cluster: Cluster
+) -> None:
+    platform.submit(submission())
+    cluster.start("a-job")
+    wire.grace_seconds = 60
+    wire.delete_job(NAMESPACE, "a-job")
+
+    threading.Timer(0.2, cluster.add_job, args=("a-job",)).start()
+    with pytest.raises(AlreadySubmittedError):
+        platform.submit(submission())
+
+
 def test_pods_that_never_end_are_named_unless_their_machine_is_lost(
     platform: KubernetesPlatform, wire: Wire, cluster: Cluster
 ) -> None:
@@ -324,7 +361,8 @@ def test_a_list_whose_pages_the_server_has_forgotten_is_asked_for_in_one_piece(
 ) -> None:
     monkeypatch.setattr("forecast_assets.trainjob.kubernetes_api._PAGE", 2)
     for number in range(5):
-        cluster.add_job(f"job-{number}", labels={"asset": "model"}, creationTimestamp=f"2026-01-0{number + 1}T00:00:00Z")
+        created = f"2026-01-0{number + 1}T00:00:00Z"
+        cluster.add_job(f"job-{number}", labels={"asset": "model"}, creationTimestamp=created)
     cluster.add_job("other", labels={"asset": "frame"})
     wire.faults = [Fault("GET", "continue=4", status=410, message="The provided continue parameter is too old")]
 

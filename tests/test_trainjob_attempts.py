@@ -336,6 +336,18 @@ def test_of_two_processes_that_start_a_job_at_once_one_adopts_the_others(tmp_pat
     assert len(jobs.names()) == 1
 
 
+def test_a_job_started_anew_is_not_removed_by_one_who_saw_only_its_forerunner(jobs: Jobs) -> None:
+    jobs.materialize(REPORTING, identity="one bundle")
+    (seen,) = jobs.platform.list_jobs({})
+    jobs.platform.delete(seen.name)
+    jobs.materialize(REPORTING, identity="one bundle")
+
+    jobs.platform.delete(seen.name, seen.uid)
+    assert jobs.names() == [seen.name]
+    jobs.platform.delete(seen.name, jobs.platform.observe(seen.name).uid)
+    assert jobs.names() == []
+
+
 def test_ended_jobs_are_kept_for_a_while_and_then_removed_with_their_records(jobs: Jobs) -> None:
     jobs.materialize(REPORTING)
     jobs.client = PipesTrainJobClient(

@@ -142,6 +142,7 @@ class ContainerPlatform:
         return JobObservation(
             name=name,
             phase="failed" if job.get("reason") else phase,
+            uid=job["created_at"],
             reason=reason,
             message=f"it ran longer than {job['deadline_seconds']} s" if reason == "DeadlineExceeded" else "",
             nodes=nodes,
@@ -170,8 +171,10 @@ class ContainerPlatform:
         if job is not None:
             self._change(name, annotations={**job["annotations"], VERDICT_ANNOTATION: verdict})
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, uid: str | None = None) -> None:
         """Stop and remove the job's containers and network."""
+        if uid is not None and (self._job(name) or {}).get("created_at") != uid:
+            return
         if self._containers(name):
             self.trainer_client.delete_job(name)
         self._file(name).unlink(missing_ok=True)

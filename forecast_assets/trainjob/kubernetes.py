@@ -107,7 +107,7 @@ class KubernetesPlatform:
         former = self._trainjob(name)
         if former is None or "deletionTimestamp" in former["metadata"]:
             # Pods of a deleted job of the same name would meet the new one's.
-            self._await_gone(name)
+            self._await_gone(name, _uid(former))
         creation = Creation(self.trainer_client.backend, self._details(name))
         try:
             creation.carry_out(submission, submission.runtime or self.runtime, self._kueue_labels())
@@ -156,9 +156,11 @@ class KubernetesPlatform:
         if goes_on:
             self._await_no_pods(name)
 
-    def delete(self, name: str) -> None:
-        self._api.delete(TRAINER, "trainjobs", name, job=name)
-        self._await_gone(name)
+    def delete(self, name: str, uid: str | None = None) -> None:
+        uid = uid or _uid(self._trainjob(name))
+        if uid:
+            self._api.delete(TRAINER, "trainjobs", name, uid, job=name)
+        self._await_gone(name, uid)
 
     def list_jobs(self, labels: Mapping[str, str]) -> Sequence[JobObservation]:
         jobs = self._api.list(TRAINER, "trainjobs", job="*", labels=labels)
@@ -181,7 +183,7 @@ class KubernetesPlatform:
 
     def _check_stored(self, name: str, sent: Document | None, stored: Document | None) -> None:
         if stored is not None and (dropped := list(dropped_fields(sent, stored))):
-            self.delete(name)
+            self.delete(name, _uid(stored))
             message = (
                 f"the server dropped {', '.join(dropped)}; its Kubeflow Trainer is "
                 f"{self.server_version() or 'of unknown version'}, the SDK speaks the API of {api_version()}: "
@@ -202,8 +204,14 @@ class KubernetesPlatform:
                 api_version(),
             )
 
-    def _await_gone(self, name: str) -> None:
-        self._await(name, lambda: self._trainjob(name) is None and not self._writing_pods(name))
+    def _await_gone(self, name: str, uid: str | None) -> None:
+        """Until no pod writes any more, or somebody has started another job of this name, who has waited for that."""
+
+        def gone() -> bool:
+            there = self._trainjob(name)
+            return not self._writing_pods(name) if there is None else _uid(there) != uid
+
+        self._await(name, gone)
 
     def _await_no_pods(self, name: str) -> None:
         self._await(name, lambda: not self._writing_pods(name))
@@ -236,3 +244,7 @@ class KubernetesPlatform:
 
     def _details(self, name: str) -> JobDetails:
         return JobDetails(name=name, namespace=self.namespace, find=self.find(name)["kubectl"] if name else "")
+
+
+def _uid(trainjob: Document | None) -> str | None:
+    return trainjob["metadata"]["uid"] if trainjob is not None else None

@@ -5,6 +5,7 @@ Documents instead of the client's typed models: those refuse what they do not ex
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -72,10 +73,13 @@ class KubernetesApi:
         """Merge fields into an object; nothing happens where there is none."""
         self._request("PATCH", self._path(group, plural) + "/" + quote(name), job, body=patch)
 
-    def delete(self, group: str, plural: str, name: str, *, job: str) -> None:
-        """Delete an object and, by and by, what it owns; nothing happens where there is none."""
-        body = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
-        self._request("DELETE", self._path(group, plural) + "/" + quote(name), job, body=body)
+    def delete(self, group: str, plural: str, name: str, uid: str, *, job: str) -> None:
+        """Delete an object and, by and by, what it owns; nothing happens where there is none with this ``uid``."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
+        body = {**options, "preconditions": {"uid": uid}}
+        # A conflict: it is gone, and there is another of its name.
+        with suppress(AlreadySubmittedError):
+            self._request("DELETE", self._path(group, plural) + "/" + quote(name), job, body=body)
 
     def log(self, pod: str, container: str, *, job: str, since: str | None) -> bytes | None:
         """A container's log with a time stamp before each line; None where there is no log (yet)."""

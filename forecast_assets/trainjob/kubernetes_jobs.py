@@ -58,6 +58,7 @@ def observe(documents: JobDocuments, node_lost_after: timedelta) -> JobObservati
     return JobObservation(
         name=name,
         phase=phase,
+        uid=metadata.get("uid", ""),
         reason=reason,
         message=message,
         nodes=nodes,

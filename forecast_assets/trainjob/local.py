@@ -66,9 +66,9 @@ class LocalPlatform:
         """Keep the client's verdict with the job."""
         self._jobs.conclude(name, verdict)
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, uid: str | None = None) -> None:
         """End all processes of the job and remove its folder."""
-        self._jobs.delete(name)
+        self._jobs.delete(name, uid)
 
     def list_jobs(self, labels: Mapping[str, str]) -> Sequence[JobObservation]:
         """The jobs that have all these labels, oldest first."""

@@ -110,6 +110,7 @@ class LocalJobs:
         return JobObservation(
             name=name,
             phase=state["phase"],
+            uid=job["created_at"],
             reason=state.get("reason", ""),
             message=state.get("message", ""),
             nodes=tuple(_node(name, node) for node in state["nodes"]),
@@ -160,14 +161,14 @@ class LocalJobs:
             temporary.write_text(verdict)
             temporary.replace(folder / "verdict.json")
 
-    def delete(self, name: str) -> None:
-        """End all processes of the job, gently first, and remove its folder.
+    def delete(self, name: str, uid: str | None = None) -> None:
+        """End all processes of the job, gently first, and remove its folder. With ``uid``, only if it is that job.
 
         Raises:
             TimeoutError: a process could not be ended; the folder stays.
         """
         folder = self.folder(name)
-        if not folder.exists():
+        if not folder.exists() or (uid is not None and (_read(folder / "job.json") or {}).get("created_at") != uid):
             return
         supervisor = self._supervisor(folder)
         if supervisor is not None:

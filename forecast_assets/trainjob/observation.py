@@ -68,6 +68,7 @@ class JobObservation:
     """A job as it is now.
 
     Attributes:
+        uid: what tells the job from others that had or will have its name; empty where there is none.
         phase: "failed" as soon as it cannot succeed any more, even where the backend has no condition for that yet.
         reason: one word of the backend's: "Suspended", "Unschedulable", "DeadlineExceeded", "OOMKilled" …
         message: what the backend adds to it.
@@ -80,6 +81,7 @@ class JobObservation:
 
     name: str
     phase: JobPhase
+    uid: str = ""
     reason: str = ""
     message: str = ""
     nodes: tuple[NodeObservation, ...] = ()
@@ -170,8 +172,11 @@ class JobPlatform(Protocol):
     def conclude(self, name: str, verdict: str) -> None:
         """Store what the client made of an ended job, as VERDICT_ANNOTATION."""
 
-    def delete(self, name: str) -> None:
-        """End the job and forget it; returns when none of its processes is left."""
+    def delete(self, name: str, uid: str | None = None) -> None:
+        """End the job and forget it; returns when none of its processes is left.
+
+        With the ``uid`` of an observation, a job that has come in its place since is left alone.
+        """
 
     def list_jobs(self, labels: Mapping[str, str]) -> Sequence[JobObservation]:
         """The jobs that have all these labels, oldest first; nodes and events may be missing."""

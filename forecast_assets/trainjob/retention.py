@@ -20,7 +20,8 @@ class Retention:
         jobs = platform.list_jobs(OWNER_LABELS)
         old = [job for job in jobs if job.ended and (ended := job.ended_at or job.created_at) and ended < oldest]
         for job in old:
-            platform.delete(job.name)
+            # Another process may have removed it, too, and started it anew since.
+            platform.delete(job.name, job.uid)
         kept = {job.name for job in jobs} - {job.name for job in old}
         for record in records.iterdir() if records is not None and records.is_dir() else ():
             written = datetime.fromtimestamp(record.stat().st_mtime, UTC)
