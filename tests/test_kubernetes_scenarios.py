@@ -205,6 +205,14 @@ def test_after_deletion_no_pod_is_left_and_the_name_is_free(place: Place) -> Non
     assert lines_of(place.platform, name, 0) == ["again"]
 
 
+def test_only_the_job_that_is_meant_is_deleted_not_another_of_its_name(place: Place) -> None:
+    name = place.submit("import time; time.sleep(600)")
+    place.platform.delete(name, str(uuid.uuid4()))
+    uid = place.platform.observe(name).uid
+    place.platform.delete(name, uid)
+    assert (len(uid), place.platform.observe(name).phase) == (36, "gone")
+
+
 def test_a_reserved_variable_is_refused_in_the_webhooks_words(place: Place) -> None:
     with pytest.raises(RejectedError, match="PET_NNODES"):
         place.submit("pass", env={"PET_NNODES": "7"})
