@@ -154,8 +154,7 @@ def test_a_job_whose_machine_is_lost_is_tried_again_though_its_log_is_out_of_rea
     def die(_: Any) -> None:
         pod = next(pod for pod in wire.find("pods", NAMESPACE) if "-node-0-1-" in pod["metadata"]["name"])
         wait_until(lambda: pod["status"]["phase"] == "Running")
-        no_answer = {"status": 500, "message": "dial tcp 10.0.0.7:10250: i/o timeout", "times": 10**6}
-        wire.faults = [Fault("GET", f"{pod['metadata']['name']}/log", **no_answer)]
+        wire.faults = [Fault("GET", f"{pod['metadata']['name']}/log", status=500, message="i/o timeout", times=10**6)]
         cluster.silence_machine(pod)
         (tmp_path / "lost").touch()
 

@@ -21,7 +21,7 @@ _KEPT_LINES = 400
 _SHOWN_CHARACTERS = 2_000
 # Waiting does not help.
 _HOPELESS = ("InvalidImageName", "ErrImageNeverPull")
-# A queue may well take hours; the job's deadline is the limit.
+# A queue may well take hours, which are no time to start.
 _QUEUED = ("Suspended",)
 # The phase of a node whose machine does not answer any more.
 _SILENT = "unknown"
