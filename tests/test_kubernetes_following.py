@@ -142,10 +142,10 @@ def test_a_log_that_cannot_be_read_for_a_while_stops_nobody_and_is_read_on_later
     logs = [cluster.running(first), cluster.running(second)]
 
     def speak() -> None:
+        wire.faults.clear()
         for node, log in enumerate(logs):
             log.write(f"node {node}")
         complete(cluster, first, second)
-        wire.faults.clear()
 
     no_log_of(wire, second)
     story = Story({"log of node 1": threading.Timer(0.6, speak).start})
