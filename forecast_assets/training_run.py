@@ -18,6 +18,9 @@ from forecast_assets.trainjob import RecoveryPolicy, Remedy, TrainJobError
 from trainer.errors import TrainerError
 from trainer.spec import TrainSpec
 
+# Where a training reads and writes is the graph's to choose.
+_PLACES = frozenset({"data_source", "feast_repo_path", "frame_path", "model_output_dir"})
+
 # By the kind of failure; what is not here needs a person. Each attempt goes on from the last checkpoint.
 RECOVERY: RecoveryPolicy = {
     "out_of_memory": Remedy("half as much memory again", memory_factor=1.5),
@@ -76,7 +79,7 @@ def train_bundle(
     from kubeflow.trainer import CustomTrainerContainer
 
     frame_path, manifest = frame
-    if ours := sorted({"frame_path", "model_output_dir"} & config.spec.keys()):
+    if ours := sorted(_PLACES & config.spec.keys()):
         raise dg.Failure(
             f"the training was not started: the spec sets {' and '.join(ours)}, which the graph chooses: leave it out",
             allow_retries=False,

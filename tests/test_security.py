@@ -77,18 +77,29 @@ def test_a_reference_cannot_lead_out_of_the_models_folder(tmp_path: Path, name: 
         referenced_bundle(tmp_path, "CHAMPION")
 
 
-def test_a_spec_cannot_say_where_the_graph_reads_and_writes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "place",
+    [
+        {"frame_path": "/elsewhere"},
+        {"model_output_dir": "/elsewhere"},
+        {"data_source": "direct"},
+        {"feast_repo_path": "/elsewhere"},
+        {"data_source": "feast_file", "feast_repo_path": "/elsewhere"},
+    ],
+    ids=" and ".join,
+)
+def test_a_spec_cannot_say_where_the_graph_reads_and_writes(tmp_path: Path, place: dict[str, str]) -> None:
     artifacts = Artifacts(path=str(tmp_path))
     artifacts.frames.publish(made_up_table(), feature_service="", feature_service_hash="")
     result = dg.materialize(
         [candidate_model],
         resources={"artifacts": artifacts, "train_jobs": TrainJobs(artifacts=artifacts)},
-        run_config={"ops": {"candidate_model": {"config": {"spec": {"model_output_dir": "/elsewhere"}}}}},
+        run_config={"ops": {"candidate_model": {"config": {"spec": {**place, "num_epochs": 1}}}}},
         raise_on_error=False,
     )
 
     (failure,) = (event for event in result.all_events if event.is_step_failure)
-    assert "the spec sets model_output_dir, which the graph chooses" in str(failure.step_failure_data)
+    assert f"the spec sets {' and '.join(place)}, which the graph chooses" in str(failure.step_failure_data)
     assert not artifacts.jobs.exists()
 
 
