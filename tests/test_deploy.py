@@ -307,6 +307,15 @@ def test_secrets_that_somebody_has_to_make_are_those_that_are_asked_for(
     assert all(reference["key"] in SECRETS[reference["name"]] for reference in credentials)
 
 
+def test_the_commands_for_kind_make_the_secrets_that_are_asked_for_there(rendered: dict[str, list[Document]]) -> None:
+    document = (DEPLOY.parent / "docs" / "deploy.md").read_text()
+    (command,) = re.findall(r"^kubectl create namespace .*\n.*", document, re.MULTILINE)
+    asked = yaml.safe_dump_all([*rendered["kind"], *helm.pods()])
+    optional = {"forecast-redis"}  # Redis is no part of it
+    expected = {name for name in SECRETS.keys() - optional if re.search(rf"name: {name}$", asked, re.MULTILINE)}
+    assert set(re.findall(r"forecast-[\w-]+", command)) == expected
+
+
 def test_the_feature_server_reaches_the_online_stores_only_and_is_reached_from_without(
     rendered: dict[str, list[Document]],
 ) -> None:
