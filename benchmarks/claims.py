@@ -1,67 +1,6 @@
 """What each benchmark has to show: its figures, the bounds that they are held to, and what they are compared with."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A number of a benchmark's JSON object, by its path (``fold.model.wmae``)."""
-
-    path: str
-    text: str
-    unit: str = "s"
-
-    def of(self, figures: Mapping[str, Any]) -> float | None:
-        """Its value; None where the benchmark was run without this part."""
-        value: Any = figures
-        for name in self.path.split("."):
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return None if value is None else float(value)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """A figure, with what it is held to.
-
-    Attributes:
-        bound: the most, or where ``more_is_better`` the least, that it may be.
-        beside: the same of the alternative that was measured in the same run.
-    """
-
-    figure: Figure
-    bound: float | None = None
-    more_is_better: bool = False
-    beside: Figure | None = None
-
-    def ratio(self, figures: Mapping[str, Any]) -> float | None:
-        """How many times better than the alternative."""
-        ours, other = self.figure.of(figures), self.beside.of(figures) if self.beside else None
-        if not ours or not other:
-            return None
-        return ours / other if self.more_is_better else other / ours
-
-    def holds(self, figures: Mapping[str, Any]) -> bool | None:
-        """Whether the figure is within its bound; None where it has none, or was not measured."""
-        value = self.figure.of(figures)
-        if value is None or self.bound is None:
-            return None
-        return value >= self.bound if self.more_is_better else value <= self.bound
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Benchmark:
-    """A benchmark as it is run: ``python -m benchmarks.MODULE ARGUMENTS``.
-
-    Attributes:
-        quick: the arguments of its quick form, if it has one, of which the ratios are watched.
-    """
-
-    module: str
-    claims: tuple[Claim, ...]
-    arguments: tuple[str, ...] = ()
-    quick: tuple[str, ...] | None = None
+from benchmarks.figures import Benchmark, Claim, Figure
 
 
 def _claim(
@@ -81,13 +20,35 @@ def _claim(
     )
 
 
+FOLDS = ("Nov-Jan", "spring", "autumn")
+NAIVE = ("lag_1", "lag_52", "lag_52_yoy")
+LIGHTGBM = ("L1", "L2")
+
+_ACCURACY = tuple(
+    claim
+    for fold in FOLDS
+    for claim in (
+        *(
+            Claim(
+                figure=Figure(f"{fold}.our MLP.wmae", f"WMAE, {fold}, beside {what}", "$"),
+                beside=Figure(f"{fold}.{path}.wmae", text, "$", among),
+            )
+            for what, path, text, among in (
+                ("naive forecasts", "*", "the best naive forecast", NAIVE),
+                ("LightGBM", "LightGBM *, ext", "LightGBM", LIGHTGBM),
+            )
+        ),
+        _claim(f"{fold}.our MLP.coverage", f"in the 80 % interval, {fold}", ""),
+    )
+)
+
 _SCALING = tuple(
     _claim(f"{stage}_{path}", f"{text}{what}", unit)
     for stage, text in (
         ("tables", "CSV files to the feature tables"),
         ("frame", "training frame, written as Parquet"),
         ("materialization", "materialization of all series"),
-        ("read", "online features of all series"),
+        ("read", "online features of all series, imports included, in a new process"),
         ("epoch", "one epoch of training, evaluation included"),
     )
     for path, what, unit in (("seconds", "", "s"), ("mb", ": memory", "MB"))
@@ -101,7 +62,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("whole_graph_seconds", "the whole graph in a new folder, training included", bound=120),
             _claim("whole_graph_again_seconds", "the whole graph again, nothing new"),
             _claim("largest_process_mb", "largest process", "MB", 2_000),
+            _claim("all_processes_mb", "all processes together, PostgreSQL's left out", "MB"),
         ),
+        runs="One run.",
     ),
     "ingest": Benchmark(
         module="ingest",
@@ -113,8 +76,9 @@ BENCHMARKS: dict[str, Benchmark] = {
                 beside=("pandas_seconds", "the usual pandas script, nothing validated"),
             ),
             _claim("one_week_seconds", "one more week onto the full tables", bound=1.5),
-            _claim("peak_rss_mb", "memory", "MB"),
+            _claim("peak_rss_mb", "memory", "MB", beside=("pandas_peak_rss_mb", "the script's")),
         ),
+        runs="Medians of three runs.",
     ),
     "frame": Benchmark(
         module="frame",
@@ -128,6 +92,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("different_values", "values that differ from the script's", "", 0),
             _claim("peak_rss_mb", "memory", "MB", beside=("duckdb_peak_rss_mb", "the script's")),
         ),
+        runs="Medians of three runs.",
     ),
     "retrieval": Benchmark(
         module="retrieval",
@@ -135,13 +100,14 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim(
                 "seconds",
                 "the training frame, point in time",
-                beside=("stock_seconds", "stock Feast on PostgreSQL"),
+                beside=("stock_seconds", "stock Feast on PostgreSQL, one run"),
             ),
             _claim("times_of_scan", "the frame, in multiples of a bare scan of the table", "x", 5),
             _claim("stock_ratio", "times faster than stock Feast", "x", 20, more_is_better=True),
             _claim("wrong_rows", "wrong rows", "", 0, beside=("stock_wrong_rows", "stock Feast's")),
             _claim("peak_rss_mb", "memory", "MB", 800),
         ),
+        runs="Medians of three runs, of stock Feast one.",
     ),
     "retrieval-10x": Benchmark(
         module="retrieval",
@@ -152,12 +118,20 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("wrong_rows", "wrong rows", "", 0),
             _claim("peak_rss_mb", "memory", "MB", 1_200),
         ),
+        runs="One run.",
     ),
     "online": Benchmark(
         module="online",
         quick=("--size", "0.2"),
         claims=tuple(
-            _claim(path, text, "ms", bound, beside=(f"stock_{path}", "stock Feast, pandas transformations"))
+            _claim(
+                f"{prefix}{path}",
+                f"{text}{how}",
+                "ms",
+                None if prefix else bound,
+                beside=(f"stock_{path}", "stock Feast, pandas transformations"),
+            )
+            for prefix, how in (("", ""), ("plain_", ", by get_online_features"))
             for path, text, bound in (
                 ("one_key_p50_ms", "online features of one key, median", 4),
                 ("one_key_p99_ms", "one key, 99th percentile", 12),
@@ -165,6 +139,9 @@ BENCHMARKS: dict[str, Benchmark] = {
                 ("all_series_ms", "online features of all series", 400),
             )
         ),
+        runs="500 reads of one key, 20 of 100 keys and 7 of all series, of which the medians.",
+        note="Ours reads through `OnlineReader`, as the service does. Feast's `get_online_features` on the same store "
+        "gives the same values, in the time of the rows that say so.",
     ),
     "materialize": Benchmark(
         module="materialize",
@@ -179,6 +156,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("incremental_seconds", "the same from the last time on"),
             _claim("peak_rss_mb", "memory", "MB", beside=("stock_peak_rss_mb", "stock Feast")),
         ),
+        runs="One run.",
     ),
     "training": Benchmark(
         module="training",
@@ -204,22 +182,15 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("growth_over_epochs_mb", "memory from the first epoch to the last", "MB", 50),
             _claim("wmae", "WMAE", "$", beside=("usual_loop_wmae", "the usual loop")),
         ),
+        runs="One training of each kind, rows a second of its median epoch.",
     ),
     "accuracy": Benchmark(
         module="accuracy",
-        claims=tuple(
-            claim
-            for fold in ("Nov-Jan", "spring")
-            for claim in (
-                _claim(
-                    f"{fold}.our MLP.wmae",
-                    f"WMAE, {fold}, sample data",
-                    "$",
-                    beside=(f"{fold}.LightGBM L1, ext.wmae", "LightGBM"),
-                ),
-                _claim(f"{fold}.our MLP.coverage", f"in the 80 % interval, {fold}", ""),
-            )
-        ),
+        claims=_ACCURACY,
+        runs="One training of each model on each fold of the sample data.",
+        note="WMAE: lower is better. Naive forecasts: `lag_1` is last week's sales, `lag_52` those of the same week a "
+        "year ago, `lag_52_yoy` these times the recent growth over a year. The lowest of the three is shown, and of "
+        "LightGBM with the absolute (L1) and the squared error (L2) the lower one of those that were trained.",
     ),
     "trainjob": Benchmark(
         module="trainjob",
@@ -229,6 +200,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("messages_per_second", "messages followed", "1/s", more_is_better=True),
             _claim("adoption_seconds", "adopting a running job", bound=5),
         ),
+        runs="One run.",
     ),
     "serving": Benchmark(
         module="serving",
@@ -256,8 +228,10 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("features_ms", "of one request: features", "ms", beside=("obvious_features_ms", "on stock Feast")),
             _claim("model_ms", "of one request: model", "ms", beside=("obvious_model_ms", "on stock Feast")),
             _claim("cold_start_seconds", "cold start to ready", bound=8),
-            _claim("soak_growth_mb", "memory over 50,000 requests", "MB", 20),
+            _claim("soak_growth_mb", "memory over {soak_requests:,} requests", "MB", 20),
+            _claim("different_forecasts", "forecasts that differ from the other's", "", 0),
         ),
+        runs="Percentiles of as many requests on either side.",
     ),
     "drop-to-forecast": Benchmark(
         module="drop_to_forecast",
@@ -271,6 +245,7 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("runs_for_the_same_files_again", "runs for the same files again", "", 0),
             _claim("broken_file_to_refusal_seconds", "a broken file is refused"),
         ),
+        runs="One run.",
     ),
     "failover": Benchmark(
         module="failover",
@@ -284,8 +259,9 @@ BENCHMARKS: dict[str, Benchmark] = {
             _claim("the_daemon_run_is_done", "until a run of Dagster's daemon is done"),
             _claim("lost", "answered commits that are lost", "", 0),
         ),
+        runs="One run.",
     ),
-    "scaling-0.1x": Benchmark(module="scaling", arguments=("--size", "0.1"), claims=_SCALING),
-    "scaling": Benchmark(module="scaling", claims=_SCALING),
-    "scaling-10x": Benchmark(module="scaling", arguments=("--size", "10"), claims=_SCALING),
+    "scaling-0.1x": Benchmark(module="scaling", arguments=("--size", "0.1"), claims=_SCALING, runs="One run."),
+    "scaling": Benchmark(module="scaling", claims=_SCALING, runs="One run."),
+    "scaling-10x": Benchmark(module="scaling", arguments=("--size", "10"), claims=_SCALING, runs="One run."),
 }

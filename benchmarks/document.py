@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.blocks import with_block
-from benchmarks.claims import BENCHMARKS, Claim
+from benchmarks.claims import BENCHMARKS
+from benchmarks.figures import Claim
 
 _ROOT = Path(__file__).parent.parent
 DOCUMENT = _ROOT / "docs" / "benchmarks.md"
@@ -53,15 +54,17 @@ def document(results: Results) -> str:
     """``docs/benchmarks.md``."""
     parts = [
         "# Benchmarks\n\n"
-        "Written by `make bench` from `benchmarks/results/latest.json`; nothing here is typed by hand. Each benchmark "
-        "measures ours and what one would otherwise use in one run; a ratio says how many times better ours is. Bounds "
-        "are the project's own; a figure that misses its bound says so.\n\n"
+        "Written by `make bench` from `benchmarks/results/latest.json`; nothing here is typed by hand. Where there is "
+        "an alternative, it is measured in the same run, and a ratio says how many times better ours is: below 1, ours "
+        "is worse. Bounds are the project's own; a figure that misses its bound says so. Memory is of the measuring "
+        "process alone, without PostgreSQL, where nothing else is said.\n\n"
         "![How many times better than the alternative](images/benchmarks.png)\n"
     ]
     for claims, family in groupby(results, lambda name: BENCHMARKS[name].claims):
         names = list(family)
         table = _growth(claims, names, results) if len(names) > 1 else _table(claims, results[names[0]]["figures"])
-        parts += [f"\n## {', '.join(names)}\n\n{_measured(names, results)}\n\n", table]
+        note = BENCHMARKS[names[0]].note
+        parts += [f"\n## {', '.join(names)}\n\n{_measured(names, results)}\n\n", table, f"\n{note}\n" if note else ""]
     return "".join(parts)
 
 
@@ -71,7 +74,7 @@ def _measured(names: Sequence[str], results: Results) -> str:
     title = " ".join(of_module.split("\n\n")[0].partition(": ``")[0].split()).rstrip(".")
     commands = ", ".join(f"`{results[name]['command'].removeprefix('-m ')}`" for name in names)
     measured = {f"on {results[name]['measured']} on {_machine(results[name]['machine'])}" for name in names}
-    return f"{title}. {commands}, measured {'; '.join(sorted(measured))}."
+    return f"{title}. {commands}, measured {'; '.join(sorted(measured))}. {BENCHMARKS[names[0]].runs}"
 
 
 def _table(claims: Sequence[Claim], figures: Mapping[str, Any]) -> str:
@@ -100,12 +103,20 @@ def _row(claim: Claim, figures: Mapping[str, Any]) -> str:
     if claim.bound is not None:
         bound = f"{'≥' if claim.more_is_better else '≤'} {_number(claim.bound, claim.figure.unit)}"
         missed = "" if claim.holds(figures) else " **missed**"
-    beside, ratio = "", ""
-    if claim.beside and (other := claim.beside.of(figures)) is not None:
-        beside = f"{claim.beside.text}: {_number(other, claim.figure.unit)}"
-        times = claim.ratio(figures)
-        ratio = f"{times:.2g}" if times is not None and times < 10 else f"{times:,.0f}" if times else ""
-    return f"| {claim.figure.text} | {_number(value, claim.figure.unit)}{missed} | {bound} | {beside} | {ratio} |\n"
+    ratio, times = "", claim.ratio(figures)
+    if times is not None:
+        ratio = f"{times:,.0f}" if times >= 10 else f"{times:.2g}"
+        ratio += " **worse**" if times < 1 else ""
+    shown = f"{_number(value, claim.figure.unit)}{missed}"
+    return f"| {claim.figure.said(figures)} | {shown} | {bound} | {_beside(claim, figures)} | {ratio} |\n"
+
+
+def _beside(claim: Claim, figures: Mapping[str, Any]) -> str:
+    """The alternative's figure; nothing where there is none."""
+    other = claim.beside.of(figures) if claim.beside else None
+    if claim.beside is None or other is None:
+        return ""
+    return f"{claim.beside.said(figures)}: {_number(other, claim.figure.unit)}"
 
 
 def _summary(results: Results) -> str:
@@ -116,10 +127,8 @@ def _summary(results: Results) -> str:
         value = claim.figure.of(figures)
         if value is None:
             continue
-        beside = ""
-        if claim.beside and (other := claim.beside.of(figures)) is not None:
-            beside = f"{claim.beside.text}: {_number(other, claim.figure.unit)}"
-        rows.append(f"| {claim.figure.text} (`{name}`) | {_number(value, claim.figure.unit)} | {beside} |\n")
+        shown = _number(value, claim.figure.unit)
+        rows.append(f"| {claim.figure.said(figures)} (`{name}`) | {shown} | {_beside(claim, figures)} |\n")
     return "".join(rows)
 
 
@@ -133,7 +142,7 @@ def _draw(results: Results) -> None:
     from matplotlib.figure import Figure as Drawing
 
     bars = [
-        (f"{name}: {claim.figure.text}", claim.ratio(result["figures"]))
+        (f"{name}: {claim.figure.said(result['figures'])}", claim.ratio(result["figures"]))
         for name, result in results.items()
         for claim in BENCHMARKS[name].claims
         if claim.figure.unit not in {"MB", ""}

@@ -8,6 +8,7 @@ promoted. Dagster's runs keep their history in the same cluster, as `deploy/serv
 import argparse
 import json
 import logging
+import sys
 import tempfile
 import threading
 import time
@@ -92,7 +93,10 @@ def main() -> int:
     print("\n".join(f"refused: {' '.join(reason.split())[:100]}" for reason in sorted(seen.asking.refusals)))
     figures = {what.replace("'s", "").replace(" ", "_"): round(value, 2) for what, value in seconds.items()}
     print(json.dumps({**figures, "commits": len(seen.committing.answered), "lost": len(seen.lost)}))
-    return 0
+    failed = [what for what, result in retries.items() if not result.success]
+    for what in failed:
+        print(f"{what}: no, its run failed", file=sys.stderr)
+    return 1 if failed or seen.lost else 0
 
 
 def fail_over(cluster: Cluster, client: httpx.Client, keys: Keys, *, detection: float) -> Failover:

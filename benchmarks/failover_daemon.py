@@ -53,7 +53,7 @@ def fail_over_under_daemon(*, size: float, detection: float) -> UnderDaemon:
         with variables({**settings, **paths}), hold(cluster.primary.settings) as held:
             # Whoever wants to create the catalogue waits for this: the first step of the run.
             held.connection.execute("SELECT pg_advisory_xact_lock(hashtext('create_catalog'))")
-            with _daemon(folder / "daemon.log"), dg.DagsterInstance.get() as instance:
+            with _daemon(folder), dg.DagsterInstance.get() as instance:
                 held.until(1)
                 killed = time.monotonic()
                 cluster.fail_over(detection)
@@ -82,10 +82,11 @@ def _until(look: Callable[[], T | None]) -> T:
 
 
 @contextmanager
-def _daemon(log: Path) -> Iterator[None]:
+def _daemon(folder: Path) -> Iterator[None]:
     command = [sys.executable, "-m", "dagster._daemon", "run", "-m", "forecast_assets.definitions"]
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, cwd=PROJECT_ROOT, env=os.environ, stdout=file, stderr=file)
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT)}
+    with (folder / "daemon.log").open("wb") as file:  # not in the checkout, whose `.env` Dagster would read
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=file, stderr=file)
     try:
         yield
     finally:

@@ -2,8 +2,8 @@
 
 Compared on the two views of stored features, with Feast's own offline and online store on the other side; for ours the
 time of everything that the asset writes, on-demand features and windows included, is given besides, in full and from
-the last time on. Each side runs in
-a process of its own, on the same server; memory is that process's largest resident size.
+the last time on. Each side runs in a process of its own, on the same server; memory is that process's largest resident
+size.
 """
 
 import argparse

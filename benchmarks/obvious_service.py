@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
+import torch
 from fastapi import FastAPI
 
 from benchmarks.full_size import stock_store
@@ -26,6 +27,7 @@ def create_app() -> FastAPI:
     store = stock_store(connect_settings())
     store.apply([*ENTITIES, sales_history_features, store_external_features, *on_demand_definitions()])
     service, model = store.get_feature_service(SERVICE), load_model(os.environ[BUNDLE])
+    torch.set_num_threads(1)  # as ours, so that a forecast costs the same on both sides
     app = FastAPI()
 
     @app.post("/predict")

@@ -1,7 +1,34 @@
-"""What the benchmarks measure of processes."""
+"""What the benchmarks need to know of processes, and what theirs may know of the caller."""
 
+import os
 import re
 from pathlib import Path
+
+from feature_repo.paths import PROJECT_ROOT
+
+# How the names begin of the variables that the project and Dagster read.
+_SETTINGS = (
+    *("ALERT_", "DAGSTER_", "DEPLOYMENT", "EMBEDDED_POSTGRES_", "FEAST_", "FORECAST_", "KUBEFLOW_", "LANDING_"),
+    *("MLFLOW_", "POSTGRES_", "PROMETHEUS_", "SERVING_", "TRAIN_"),
+)
+
+
+def without_settings() -> dict[str, str]:
+    """The environment without the caller's settings of the project, which may lead to a database that is in use."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
+
+
+def environment_in(folder: Path) -> dict[str, str]:
+    """That of a command of Dagster's that keeps everything in ``folder``.
+
+    Its working folder has to be there too: in a checkout Dagster reads the owner's ``.env``, over the environment.
+    """
+    return {
+        **without_settings(),
+        "DAGSTER_HOME": str(folder / "home"),
+        "FORECAST_DATA_DIR": str(folder / "data"),
+        "PYTHONPATH": str(PROJECT_ROOT),
+    }
 
 
 def peak_mb() -> float:

@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from typing import Any
 
 import psycopg
 
+from benchmarks.processes import peak_mb
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 
@@ -65,7 +65,7 @@ def _timed(work: Callable[..., None], *arguments: Any) -> tuple[float, float]:
     started = time.monotonic()
     with contextlib.redirect_stdout(io.StringIO()):
         work(*arguments)
-    return time.monotonic() - started, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return time.monotonic() - started, peak_mb()
 
 
 def _sample(size: float, folder: Path) -> None:

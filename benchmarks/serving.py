@@ -1,16 +1,14 @@
 """The model service at full size, beside the obvious one: ``python -m benchmarks.serving``.
 
-Each service runs in a process of its own, on the same database and with the same model, and is asked over keep-alive
-connections from this process. ``--soak`` says how many requests the memory is watched over.
+Each service runs in a process of its own, on the same database, with the same model on one thread, and is asked the
+same number of times over keep-alive connections from this process; both must forecast the same. ``--soak`` says how
+many requests memory is watched over.
 """
 
 import argparse
-import asyncio
 import contextlib
 import io
 import json
-import os
-import re
 import socket
 import subprocess
 import sys
@@ -21,7 +19,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -30,6 +27,8 @@ import torch
 from benchmarks.full_size import feature_tables, live_keys, stock_store, ttl_range
 from benchmarks.obvious_service import BUNDLE
 from benchmarks.online import on_demand_definitions
+from benchmarks.processes import without_settings
+from benchmarks.serving_clients import ask, ask_alone, forecasts
 from feature_repo.database import VARIABLES, PostgresSettings
 from feature_repo.definitions import (
     ENTITIES,
@@ -48,6 +47,9 @@ from trainer.report import Report
 from trainer.spec import TrainSpec
 
 CLIENTS = 16
+REQUESTS = 1_000
+# Forecasts may differ by this much: ours are computed in blocks of rows, whose sums are added in another order.
+_RELATIVE = 1e-6
 _SOAK_SECONDS = 240
 Keys = Sequence[dict[str, int]]
 
@@ -75,13 +77,14 @@ def main() -> int:
         keys = _prepare(settings, Path(folder))
         models = ModelStore(Path(folder) / "models")
         environment = {
-            **os.environ,
+            **without_settings(),
             **_address(settings),
             "SERVING_MODELS": str(models.folder),
             BUNDLE: str(models.bundle("model")),
         }
         with _started(environment, ["-m", "serving"], "/v2/health/ready") as server:
-            ours = _measure(server, keys, requests=2_000)
+            answers = [forecasts(server.port, keys)]
+            ours = _measure(server, keys)
             stages = _stages(server)
             soak = _soak(server, keys, arguments.soak)
             cold_start = server.cold_start
@@ -94,7 +97,8 @@ def main() -> int:
             "error",
         ]
         with _started(environment, obvious_command, "/ready") as server:
-            obvious = _measure(server, keys, requests=200)
+            answers.append(forecasts(server.port, keys))
+            obvious = _measure(server, keys)
             obvious_stages = _obvious_stages(server, keys)
     print(f"{len(keys):,} series; milliseconds unless said")
     print(f"{'':10}{'one p50':>10}{'p99':>10}{f'{CLIENTS} clients/s':>14}{'p99':>10}{'all series':>12}")
@@ -104,8 +108,12 @@ def main() -> int:
     for stage in ("features", "model"):
         ratio = obvious_stages[stage] / stages[stage]
         print(f"{stage}: {stages[stage]:.2f}, obvious {obvious_stages[stage]:.2f}, {ratio:.1f} times")
+    different = int((~np.isclose(answers[0], answers[1], rtol=_RELATIVE, atol=0)).sum())
+    if different:
+        raise SystemExit(f"the services do not do the same: {different:,} of {len(keys):,} forecasts differ")
     figures = {
         "series": len(keys),
+        "different_forecasts": different,
         **ours,
         "cold_start_seconds": cold_start,
         **soak,
@@ -169,10 +177,10 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _measure(server: Server, keys: Keys, *, requests: int) -> dict[str, float]:
-    one = _ask_alone(server.port, keys, requests=requests)
-    many, seconds = asyncio.run(_ask(server.port, keys, clients=CLIENTS, requests=requests * 2))
-    every = asyncio.run(_ask(server.port, [keys], clients=1, requests=7))[0]
+def _measure(server: Server, keys: Keys) -> dict[str, float]:
+    one = ask_alone(server.port, keys, requests=REQUESTS)
+    many, seconds = ask(server.port, keys, clients=CLIENTS, requests=REQUESTS * 2)
+    every, _ = ask(server.port, [keys], clients=1, requests=7)
     return {
         "one_p50_ms": float(np.median(one)),
         "one_p99_ms": float(np.percentile(one, 99)),
@@ -182,75 +190,11 @@ def _measure(server: Server, keys: Keys, *, requests: int) -> dict[str, float]:
     }
 
 
-def _ask_alone(port: int, bodies: Sequence[Any], *, requests: int) -> list[float]:
-    """Milliseconds of each request of a client that does nothing but wait for the answer."""
-    contents = [_message(json.dumps(body).encode()) for body in bodies]
-    times = []
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        for n in range(-20, requests):
-            started = time.perf_counter()
-            connection.sendall(contents[n * 7919 % len(contents)])
-            answer = connection.recv(65_536)
-            while len(answer) < _length(answer):
-                answer += connection.recv(65_536)
-            if n >= 0:
-                times.append((time.perf_counter() - started) * 1e3)
-    return times
-
-
-def _message(body: bytes) -> bytes:
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
-
-
-def _length(answer: bytes) -> float:
-    """Of the whole answer; as long as its head is not there, without end."""
-    head, ended, _ = answer.partition(b"\r\n\r\n")
-    if not ended:
-        return float("inf")
-    length = re.search(rb"content-length: (\d+)", head)
-    if not head.startswith(b"HTTP/1.1 200") or length is None:
-        raise SystemExit(f"the service answered {head.decode()}")
-    return len(head) + len(ended) + int(length[1])
-
-
-async def _ask(port: int, bodies: Sequence[Any], *, clients: int, requests: int, limit: float = 1e9) -> Any:
-    """Milliseconds of each request, after a few unmeasured ones, and the seconds of all."""
-    contents = [json.dumps(body).encode() for body in bodies]
-    times: list[float] = []
-    turn = iter(range(requests))
-    deadline = time.perf_counter() + limit
-
-    async def client(number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await _request(reader, writer, contents[number % len(contents)])
-        for n in turn:
-            if time.perf_counter() > deadline:
-                break
-            started = time.perf_counter()
-            # Other series each time, from all over the list.
-            await _request(reader, writer, contents[n * 7919 % len(contents)])
-            times.append((time.perf_counter() - started) * 1e3)
-        writer.close()
-        await writer.wait_closed()
-
-    started = time.perf_counter()
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    return times, time.perf_counter() - started
-
-
-async def _request(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes) -> None:
-    writer.write(_message(body))
-    head = await reader.readuntil(b"\r\n\r\n")
-    await reader.readexactly(int(_length(head)) - len(head))
-
-
 def _stages(server: Server) -> dict[str, float]:
     """Mean milliseconds of the stages of a request of one series at a time."""
     keys = [{"store": 1, "dept": 1}]
     before = _totals(server)
-    asyncio.run(_ask(server.port, keys, clients=1, requests=300))
+    ask(server.port, keys, clients=1, requests=300)
     after = _totals(server)
     return {
         stage: 1e3 * (after[stage][0] - before[stage][0]) / (after[stage][1] - before[stage][1]) for stage in before
@@ -286,12 +230,14 @@ def _obvious_stages(server: Server, keys: Keys) -> dict[str, float]:
 
 
 def _soak(server: Server, keys: Keys, requests: int) -> dict[str, float]:
-    """Memory after the first fifth of many requests, and at their end."""
-    asyncio.run(_ask(server.port, keys, clients=CLIENTS, requests=requests // 5, limit=_SOAK_SECONDS / 5))
+    """How memory grows over so many requests, after a fifth as many."""
+    ask(server.port, keys, clients=CLIENTS, requests=requests // 5, limit=_SOAK_SECONDS / 5)
     early = server.rss_mb()
-    times, _ = asyncio.run(_ask(server.port, keys, clients=CLIENTS, requests=requests * 4 // 5, limit=_SOAK_SECONDS))
+    times, _ = ask(server.port, keys, clients=CLIENTS, requests=requests, limit=_SOAK_SECONDS)
+    if len(times) < requests:
+        raise SystemExit(f"{len(times):,} of {requests:,} requests were answered within {_SOAK_SECONDS} s: see --soak")
     late = server.rss_mb()
-    return {"soak_requests": len(times), "soak_growth_mb": late - early, "rss_mb": late}
+    return {"soak_requests": requests, "soak_growth_mb": late - early, "rss_mb": late}
 
 
 def _address(settings: PostgresSettings) -> dict[str, str]:

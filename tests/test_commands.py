@@ -1,6 +1,5 @@
 """The code location and the commands around it, as typed in a checkout with no environment prepared."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import psutil
 import pytest
 from dagster_ui import ask, free_port
 
+from benchmarks.processes import without_settings
 from feature_repo.paths import PROJECT_ROOT
 
 HEAVY = ("feast", "kubernetes", "kubeflow", "matplotlib", "pandera", "ray", "torch")
@@ -18,9 +18,18 @@ HEAVY = ("feast", "kubernetes", "kubeflow", "matplotlib", "pandera", "ray", "tor
 
 def bare_environment(tmp_path: Path) -> dict[str, str]:
     """The caller's environment without anything that is the project's or Dagster's."""
-    prefixes = ("POSTGRES_", "DAGSTER_", "LANDING_", "FORECAST_")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
-    return {**environment, "FORECAST_DATA_DIR": str(tmp_path / "data")}
+    return {**without_settings(), "FORECAST_DATA_DIR": str(tmp_path / "data")}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """The checkout without ``var`` and without its owner's ``.env``, which Dagster reads, over the environment."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for path in PROJECT_ROOT.iterdir():
+        if path.name not in {".env", "var"}:
+            (folder / path.name).symlink_to(path)
+    return folder
 
 
 def test_loading_the_code_location_imports_none_of_the_heavy_packages() -> None:
@@ -33,11 +42,11 @@ def test_loading_the_code_location_imports_none_of_the_heavy_packages() -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("-w", "workspace.yaml"), ("-m", "forecast_assets.definitions")])
 def test_definitions_validate_from_pyproject_from_the_workspace_and_by_module(
-    arguments: tuple[str, ...], tmp_path: Path
+    arguments: tuple[str, ...], checkout: Path, tmp_path: Path
 ) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "dagster", "definitions", "validate", *arguments],
-        cwd=PROJECT_ROOT,
+        cwd=checkout,
         env=bare_environment(tmp_path),
         capture_output=True,
         text=True,
@@ -78,13 +87,13 @@ def test_every_asset_says_what_it_is_and_who_owns_it() -> None:
     assert [name for name, spec in specs.items() if not (spec.description and spec.owners and spec.kinds)] == []
 
 
-def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(tmp_path: Path) -> None:
+def test_dagster_dev_serves_the_graph_and_leaves_no_process_behind(checkout: Path, tmp_path: Path) -> None:
     port = free_port()
     home = tmp_path / "home"
     home.mkdir()
     ui = subprocess.Popen(
         [sys.executable, "-m", "dagster", "dev", "-p", str(port)],
-        cwd=PROJECT_ROOT,
+        cwd=checkout,
         env={**bare_environment(tmp_path), "DAGSTER_HOME": str(home)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -150,8 +150,11 @@ def _read_text(path: Path, name: str, signature: Signature) -> RawFile:
         content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if not content.strip():
         raise DropRefusedError(f"{path.name} is empty: send the whole file again")
-    if b"\0" in content:
-        raise DropRefusedError(f"{path.name} is not text: expected a comma-separated file in UTF-8")
+    if (nul := content.find(b"\0")) >= 0:
+        line = content.count(b"\n", 0, nul) + 1
+        raise DropRefusedError(
+            f"{path.name} is not text: line {line:,} holds a NUL byte: expected a comma-separated file in UTF-8"
+        )
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -108,7 +108,7 @@ class Campaign:
             draft.write(landing)
             started = time.monotonic()
             try:
-                verdict, says, faults = self._judge(landing)
+                verdict, says, faults = self._judge(draft, landing)
             except Exception as error:
                 trace = "".join(traceback.format_exception(error)[-3:])
                 verdict, says, faults = "crashed", "", [f"{type(error).__name__}: {error}\n{trace}"]
@@ -116,12 +116,15 @@ class Campaign:
             faults.append(f"it took {seconds:.0f} s")
         return Outcome(number, tuple(kinds), verdict, says, tuple(faults))
 
-    def _judge(self, landing: Path) -> tuple[str, str, list[str]]:
+    def _judge(self, draft: Draft, landing: Path) -> tuple[str, str, list[str]]:
         sent = {path.name: path.read_bytes() for path in landing.iterdir()}
         try:
             drop = read_drop(landing)
         except DropRefusedError as refusal:
-            faults = [*oracle.faults_of_refusal(refusal), *_faults_of_quarantine(refusal, landing, sent)]
+            faults = [
+                *oracle.faults_of_refusal(refusal, draft, self.draft),
+                *_faults_of_quarantine(refusal, landing, sent),
+            ]
             return "refused", str(refusal), faults
         sales, stores, windows = sales_features_table(drop), store_features_table(drop), sales_windows_table(drop)
         frame = oracle.training_frame(sales.rows, stores.rows)

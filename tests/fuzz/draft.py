@@ -79,6 +79,25 @@ class Draft:
                 content = edit(content)
         return content
 
+    def touched(self, before: "Draft") -> list[str]:
+        """The files that are not sent as they were before: others, or elsewhere, or not at all, or twice."""
+        return [
+            name
+            for name in FILES
+            if name in self.absent
+            or name in self.suffixes
+            or any(extra.startswith(name) for extra in self.beside)
+            or self.content(name) != before.content(name)
+        ]
+
+    def one_line_changed(self, before: "Draft", name: str) -> int | None:
+        """The number of the line of a file that is another than before, if nothing else of it has changed."""
+        if name in self.absent or self.beside:
+            return None
+        lines, lines_before = (draft.content(name).splitlines() for draft in (self, before))
+        changed = [n for n, pair in enumerate(zip(lines, lines_before, strict=False), 1) if pair[0] != pair[1]]
+        return changed[0] if len(lines) == len(lines_before) and len(changed) == 1 else None
+
     def write(self, folder: Path) -> None:
         """Put the files into ``folder``."""
         for name in FILES:

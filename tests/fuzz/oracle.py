@@ -33,7 +33,7 @@ from forecast_assets.ingest.files import DropRefusedError, locate
 from forecast_assets.schemas import validate_training_frame
 from trainer.forecaster import Forecaster
 
-from .draft import FILES
+from .draft import FILES, Draft
 
 SCHEMAS = dict(zip(FILES, (TRAIN, FEATURES, STORES), strict=True))
 LONGEST_MESSAGE = 1_500
@@ -50,15 +50,27 @@ class Base:
     model: Forecaster
 
 
-def faults_of_refusal(refusal: DropRefusedError) -> Iterator[str]:
-    """What a person could not use in the message of a refusal."""
+def faults_of_refusal(refusal: DropRefusedError, draft: Draft, before: Draft) -> Iterator[str]:
+    """What a person could not use in the message of a refusal, and where it blames what has not been changed."""
     message = str(refusal)
-    if not any(file in message for file in FILES):
-        yield f"the refusal names no file: {message!r}"
+    touched, named = draft.touched(before), [file for file in FILES if file in message]
+    if not set(named) & set(touched):
+        yield f"changed was {' and '.join(touched) or 'nothing'}, but the refusal says: {message!r}"
+    if refusal.bad_by_itself and refusal.sent is not None and refusal.sent.name not in touched:
+        yield f"{refusal.sent.name} is refused as bad by itself, but was not changed: {message!r}"
+    if len(touched) == len(named) == 1 and (line := draft.one_line_changed(before, *touched)):
+        yield from _faults_of_place(message, line, *touched)
     if len(message) > LONGEST_MESSAGE:
         yield f"the refusal has {len(message):,} characters: {message[:80]!r}"
     if hidden := [character for character in message if unicodedata.category(character).startswith("C")]:
         yield f"the refusal holds {hidden[0]!r}, which does not show or moves the cursor: {message[:200]!r}"
+
+
+def _faults_of_place(message: str, line: int, file: str) -> Iterator[str]:
+    """Where the message is not about the one line that was changed; that of the header may name a column instead."""
+    columns = [column.header for column in SCHEMAS[file].columns]
+    if f"line {line:,}" not in message and not (line == 1 and any(name in message for name in columns)):
+        yield f"changed was line {line:,} of {file}, but the refusal says: {message!r}"
 
 
 def faults_of_reading(folder: Path, drop: Drop) -> Iterator[str]:
