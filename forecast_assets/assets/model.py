@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def candidate_model(
     bundle, there = _place(context, models, name, retrain=config.retrain)
 
     if there:
+        bundle = _known_before(context, models, name, bundle)
         version, facts = bundle_hash(bundle), read_sidecar(bundle)
         models.set_candidate(bundle)
         context.log.info(
@@ -59,10 +60,8 @@ def candidate_model(
         return
 
     started = time.monotonic()
-    fresh = not bundle.exists()
     result, resources = train_bundle(context, train_jobs, config, frame=current, bundle=bundle)
-    if fresh:
-        bundle = _known_before(context, models.trained_as(name), bundle)
+    bundle = _known_before(context, models, name, bundle)
     facts = read_sidecar(bundle)
     shown = {
         "trained": True,
@@ -101,18 +100,18 @@ def _is_whole(context: dg.AssetExecutionContext, bundle: Path) -> bool:
     return True
 
 
-def _known_before(context: dg.AssetExecutionContext, others: Sequence[Path], bundle: Path) -> Path:
+def _known_before(context: dg.AssetExecutionContext, models: ModelStore, name: str, bundle: Path) -> Path:
     """The bundle; or, so that no model has two names, the one of before that is the same."""
     from trainer.bundle import bundle_hash
 
-    version = bundle_hash(bundle)
-    for other in others:
-        if other != bundle and bundle_hash(other) == version:
-            context.log.warning(f"this is the model {other.name} to the bit: another seed in spec gives another")
-            shutil.rmtree(bundle)
-            other.touch()  # it is the one trained last
-            return other
-    return bundle
+    others = [other for other in models.trained_as(name) if other != bundle]
+    same = next((other for other in others if bundle_hash(other) == bundle_hash(bundle)), None)
+    if same is None or bundle == models.champion():
+        return bundle
+    context.log.warning(f"{bundle.name} is {same.name} to the bit, so it is not kept: another seed gives another model")
+    shutil.rmtree(bundle)
+    same.touch()  # it is the one trained last
+    return same
 
 
 def _check_gate(artifacts: Artifacts) -> None:
