@@ -37,7 +37,7 @@ class ModelStore:
 
     def kept(self) -> list[Path]:
         """All bundles, the newest first."""
-        return [folder for folder in self._folders() if (folder / SIDECAR_FILE).exists()]
+        return [folder for folder in self._folders() if _is_bundle(folder)]
 
     def trained_as(self, name: str) -> list[Path]:
         """The bundle ``name`` and those of its repetitions, the newest first; damaged ones are among them."""
@@ -68,15 +68,15 @@ class ModelStore:
 
         The newest stay, candidate and champion, those that the last promotions replaced, and those ``used``.
         """
-        kept = self.kept()
+        newest_first = self._folders()
+        kept = [folder for folder in newest_first if _is_bundle(folder)]
         if len(kept) <= KEPT_BUNDLES:
             return
         promotions = [each for each in self.decisions() if each.outcome == "promoted" and each.champion_before]
         replaced = {self.bundle(str(each.champion_before)) for each in promotions[-KEPT_CHAMPIONS:]}
         missed = {self.candidate(), self.champion(), *replaced, *used}
-        oldest = kept[KEPT_BUNDLES - 1].stat().st_mtime
-        for folder in self._folders():
-            if folder.stat().st_mtime < oldest and folder not in missed:
+        for folder in newest_first[newest_first.index(kept[KEPT_BUNDLES - 1]) + 1 :]:
+            if folder not in missed:
                 shutil.rmtree(folder)
 
     def deciding(self) -> AbstractContextManager[None]:
@@ -123,3 +123,7 @@ class ModelStore:
     def _folders(self) -> list[Path]:
         """The newest first: bundles, damaged ones too, and the checkpoints of trainings that have not ended well."""
         return sorted((self.folder / "bundles").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / SIDECAR_FILE).exists()

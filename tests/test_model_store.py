@@ -33,7 +33,7 @@ def serve(models: ModelStore, bundle: Path) -> None:
 def test_the_newest_bundles_stay_and_those_that_are_named_used_or_were_replaced(models: ModelStore) -> None:
     champions = [folder(models, f"champion-{number}", number) for number in range(KEPT_CHAMPIONS + 2)]
     candidate, used, unnamed = (folder(models, name, 100) for name in ("candidate", "used", "unnamed"))
-    newest = [folder(models, f"newest-{number}", 200 + number) for number in range(KEPT_BUNDLES)]
+    newest = [folder(models, f"newest-{number}", 200) for number in range(KEPT_BUNDLES)]
     for bundle in champions:
         serve(models, bundle)
     models.set_candidate(candidate)
