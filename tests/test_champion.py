@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pytest
 
 from feature_repo.paths import PROJECT_ROOT
+from forecast_assets import promotion
 from forecast_assets.assets import champion as champion_module
 from forecast_assets.assets.champion import champion_model
 from forecast_assets.ingest.drop import read_drop
@@ -223,13 +224,13 @@ def test_a_rollback_while_a_candidate_is_being_judged_is_not_overwritten(
     decide(artifacts)
     if candidate == "third":
         new_candidate(artifacts, name="third")
-    rules, judged_against = champion_module.decide, list[object]()
+    judged_against = list[Path | None]()
 
     def decide_during_a_rollback(*arguments: Any, **named: Any) -> Any:
         judged_against.append(artifacts.models.champion())
         if len(judged_against) == 1:
             assert roll_back(artifacts).success
-        return rules(*arguments, **named)
+        return promotion.decide(*arguments, **named)
 
     monkeypatch.setattr(champion_module, "decide", decide_during_a_rollback)
     result = decide(artifacts)

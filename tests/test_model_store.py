@@ -75,8 +75,8 @@ def test_a_run_asks_for_the_repetition_of_the_one_that_it_goes_on_with() -> None
         made = dg.DagsterRun(
             job_name="retrain",
             status=status,
-            parent_run_id=parent and parent.run_id,
-            root_run_id=parent and (parent.root_run_id or parent.run_id),
+            parent_run_id=parent.run_id if parent else None,
+            root_run_id=(parent.root_run_id or parent.run_id) if parent else None,
         )
         instance.add_run(made)
         return made
