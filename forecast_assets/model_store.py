@@ -6,39 +6,22 @@ models/CHAMPION           the name of the bundle that serves
 models/decisions.jsonl    one line per promotion, refusal and rollback, the oldest first
 """
 
-import json
-import os
+import re
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from forecast_assets.atomic import write_reference
-from trainer.reference import bundle_path, referenced_bundle
+from forecast_assets.decision_log import DecisionLog, DecisionRecord, Outcome
+from trainer.reference import SIDECAR_FILE, bundle_path, referenced_bundle
 
 KEPT_BUNDLES = 10
+KEPT_CHAMPIONS = 5
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DecisionRecord:
-    """What was decided about a bundle, and why.
-
-    Attributes:
-        bundle: the bundle that was judged, or to which the champion was rolled back.
-        champion_before: the bundle that served until then, if any.
-        reasons: a sentence each.
-        numbers: what it was judged by.
-    """
-
-    decided_at: str
-    run_id: str
-    outcome: Literal["promoted", "refused", "rolled back"]
-    bundle: str
-    champion_before: str | None
-    reasons: list[str]
-    numbers: Mapping[str, Any]
+_REPEATED = re.compile(r"(-[0-9a-f]+)?")
 
 
 class ModelStore:
@@ -46,6 +29,7 @@ class ModelStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._log = DecisionLog(folder / "decisions.jsonl")
 
     def bundle(self, name: str) -> Path:
         """The folder of a bundle, existing or to be published."""
@@ -53,7 +37,15 @@ class ModelStore:
 
     def kept(self) -> list[Path]:
         """All bundles, the newest first."""
-        return sorted((self.folder / "bundles").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+        return [folder for folder in self._folders() if _is_bundle(folder)]
+
+    def trained_as(self, name: str) -> list[Path]:
+        """The bundle ``name`` and those of its repetitions, the newest first; damaged ones are among them."""
+        return [
+            folder
+            for folder in self._folders()
+            if folder.name.startswith(name) and _REPEATED.fullmatch(folder.name.removeprefix(name))
+        ]
 
     def candidate(self) -> Path | None:
         """The bundle trained last."""
@@ -68,22 +60,34 @@ class ModelStore:
         write_reference(self.folder / "CANDIDATE", bundle.name)
 
     def promote(self, bundle: Path) -> None:
-        """Let ``bundle`` serve from now on: one atomic switch. Bundles that nothing names and nobody will miss go."""
+        """Let ``bundle`` serve from now on: one atomic switch."""
         write_reference(self.folder / "CHAMPION", bundle.name)
-        named = {self.candidate(), self.champion()}
-        for old in self.kept()[KEPT_BUNDLES:]:
-            if old not in named:
-                shutil.rmtree(old)
+
+    def remove_old(self, used: Collection[Path] = ()) -> None:
+        """Remove bundles that nothing names and nobody will miss, and what failed trainings of their time have left.
+
+        The newest stay, candidate and champion, those that the last promotions replaced, and those ``used``.
+        """
+        newest_first = self._folders()
+        kept = [folder for folder in newest_first if _is_bundle(folder)]
+        if len(kept) <= KEPT_BUNDLES:
+            return
+        promotions = [each for each in self.decisions() if each.outcome == "promoted" and each.champion_before]
+        replaced = {self.bundle(str(each.champion_before)) for each in promotions[-KEPT_CHAMPIONS:]}
+        missed = {self.candidate(), self.champion(), *replaced, *used}
+        for folder in newest_first[newest_first.index(kept[KEPT_BUNDLES - 1]) + 1 :]:
+            if folder not in missed:
+                shutil.rmtree(folder)
+
+    def deciding(self) -> AbstractContextManager[None]:
+        """For whoever moves the champion: nobody else does until the end of the ``with`` block."""
+        return self._log.alone()
 
     def decisions(self) -> list[DecisionRecord]:
         """All decisions, the oldest first."""
-        path = self.folder / "decisions.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        return [DecisionRecord(**json.loads(line)) for line in lines]
+        return self._log.read()
 
-    def record(
-        self, outcome: Literal["promoted", "refused", "rolled back"], bundle: Path, *, run_id: str, **facts: Any
-    ) -> None:
+    def record(self, outcome: Outcome, bundle: Path, *, run_id: str, **facts: Any) -> None:
         """Write a decision down, before it is acted on.
 
         Args:
@@ -98,14 +102,28 @@ class ModelStore:
             champion_before=champion.name if champion else None,
             **facts,
         )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "decisions.jsonl").open("a") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._log.append(record)
 
     def was_rolled_back(self, bundle: Path) -> bool:
         """Whether the last time that ``bundle`` stopped serving it was taken back by hand."""
         moves = [each for each in self.decisions() if each.outcome != "refused"]
         left = [each for each in moves if each.champion_before == bundle.name and each.bundle != bundle.name]
         return bool(left) and left[-1].outcome == "rolled back"
+
+    def served_before(self) -> list[Path]:
+        """The bundles that served before the champion, from promotion to promotion back; none that was rolled back."""
+        champion = self.champion()
+        last, found = champion, list[Path]()
+        for each in reversed(self.decisions()):
+            if each.outcome == "promoted" and last and each.bundle == last.name and each.champion_before:
+                last = self.bundle(each.champion_before)
+                found.append(last)
+        return [bundle for bundle in found if bundle != champion and not self.was_rolled_back(bundle)]
+
+    def _folders(self) -> list[Path]:
+        """The newest first: bundles, damaged ones too, and the checkpoints of trainings that have not ended well."""
+        return sorted((self.folder / "bundles").glob("[!.]*"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _is_bundle(folder: Path) -> bool:
+    return (folder / SIDECAR_FILE).exists()

@@ -102,6 +102,22 @@ def decide(
     return Decision(tuple(findings), numbers)
 
 
+def of_present_frame(trained_on: str, present: str) -> Finding:
+    """Whether the candidate may be judged at all, by the hashes of its frame and of the present one.
+
+    Of another frame, what are validation rows now may have been training rows.
+    """
+    passed = trained_on == present
+    return Finding(
+        "present frame",
+        passed,
+        "it was trained on the present frame"
+        if passed
+        else f"it was trained on frame {trained_on[:12]}, not on the present one, {present[:12]}, so it may have seen "
+        "the validation rows: a candidate of the present frame comes by itself, or materialize candidate_model",
+    )
+
+
 def _beats_naive(wmae: float, baselines: Mapping[str, float]) -> Finding:
     best = min(baselines, key=lambda name: baselines[name])
     passed = wmae < baselines[best]

@@ -54,7 +54,9 @@ class TrainingConfig(dg.Config):
         default={}, description='Fields of TrainSpec to set, for example {"num_epochs": 10, "seed": 7}.'
     )
     retrain: bool = Field(
-        default=False, description="Train even if this frame was already trained on with the same spec and code."
+        default=False,
+        description="Train even if this frame was already trained on with the same spec and code. What was made then "
+        "is left as it is.",
     )
     limits: LimitsConfig = LimitsConfig()
     deadline_seconds: int | None = Field(default=None, description="After which a training has failed.")
@@ -123,6 +125,16 @@ def bundle_name(frame_hash: str, overrides: dict[str, Any]) -> str:
             code.update(source.read_bytes())
     settings = json.dumps([frame_hash, overrides, code.hexdigest()], sort_keys=True)
     return f"{frame_hash[:12]}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+
+def repetition_name(name: str, instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """Names the bundle of a training that is asked for once more by ``run``.
+
+    A run that repeats one that did not end well asks for the same: it goes on with that one's training.
+    """
+    while run.parent_run_id and (parent := instance.get_run_by_id(run.parent_run_id)) and not parent.is_success:
+        run = parent
+    return f"{name}-{run.run_id[:8]}"
 
 
 def _check_bundle(bundle: Path, result: dg.MaterializeResult[Any]) -> None:

@@ -84,6 +84,10 @@ class System:
                 self._report(run, "ASSET_CHECK_EVALUATION", evaluation)
         self._report(run, "PIPELINE_SUCCESS", None)
 
+    def failed(self, run: dg.DagsterRun) -> None:
+        """The run came to its end at the next step."""
+        self._report(run, "PIPELINE_FAILURE", None)
+
     def _report(self, run: dg.DagsterRun, kind: str, data: Any) -> None:
         event = dg.DagsterEvent(kind, job_name=run.job_name, event_specific_data=data)
         self.instance.report_dagster_event(event, run_id=run.run_id)
@@ -219,6 +223,19 @@ def test_a_frame_that_changes_during_a_training_is_trained_on_after_it(system: S
     assert system.tick() == set()
 
     system.ended(run, *trained, version="2")
+
+    assert system.tick() == AFTER_A_FRAME
+    assert system.tick() == set()
+
+
+def test_a_candidate_of_an_older_frame_that_cannot_serve_is_followed_by_one_of_the_present_frame(
+    system: System,
+) -> None:
+    system.made("training_frame", version="2")
+    run = system.started(*system.tick())
+    system.made("training_frame", version="3")
+
+    system.failed(system.wrote(run, "candidate_model", version="2"))
 
     assert system.tick() == AFTER_A_FRAME
     assert system.tick() == set()

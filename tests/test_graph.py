@@ -19,6 +19,7 @@ from feature_repo.database import PostgresSettings
 from feature_repo.features import VIEWS
 from feature_repo.paths import PROJECT_ROOT
 from forecast_assets.definitions import defs
+from forecast_assets.model_store import KEPT_BUNDLES
 from forecast_assets.sample_data import write_sample_data
 
 LAST_WEEK = "2012-10-26"
@@ -203,6 +204,11 @@ def test_a_second_identical_run_changes_nothing(installation: Installation) -> N
 
 
 def test_a_backtest_trains_on_the_past_alone_and_forecasts_what_came_after(installation: Installation) -> None:
+    bundles = installation.data / "backtest" / "models" / "bundles"
+    for number in range(KEPT_BUNDLES + 1):  # of earlier backtests
+        (bundles / f"earlier-{number}").mkdir(parents=True)
+        (bundles / f"earlier-{number}" / "bundle.json").touch()
+
     result = installation.dagster(*MATERIALIZE, "backtest")
 
     assert result.returncode == 0, result.stderr
@@ -211,6 +217,7 @@ def test_a_backtest_trains_on_the_past_alone_and_forecasts_what_came_after(insta
     sold = "SELECT store, dept, date, weekly_sales FROM sales_features"
     compared = "SELECT store, dept, week, weekly_sales FROM backtest_forecasts"
     assert installation.query(f"{compared} EXCEPT {sold}") == []
+    assert len(list(bundles.iterdir())) == KEPT_BUNDLES
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from forecast_assets.resources import Artifacts, TrainJobs
 from forecast_assets.training_resources import ResourceLimits, training_resources
 from forecast_assets.training_run import RECOVERY
 from forecast_assets.trainjob.errors import RECOVERABLE_KINDS
-from trainer.bundle import bundle_hash
+from trainer.bundle import bundle_hash, read_sidecar, write_sidecar
 
 sys.path.insert(0, str(PROJECT_ROOT / "tests" / "trainer"))
 from trainer_frames import made_up_table
@@ -113,6 +113,33 @@ def test_a_bundle_with_a_damaged_sidecar_is_made_again(
     assert "the bundle of this frame cannot be used, so it is made again: bundle " in said
     assert metadata(again)["trained"] is True
     assert bundle_hash(bundle) == whole
+
+
+def test_a_retraining_leaves_what_may_serve_as_it_is_and_gives_no_model_a_second_name(
+    trained: tuple[Artifacts, dg.DagsterInstance, Any],
+) -> None:
+    artifacts, instance, _ = trained
+    models, serving = artifacts.models, artifacts.models.candidate()
+    assert serving is not None
+    facts = read_sidecar(serving)
+    write_sidecar(serving, {**facts, "spread": [1.0, 1.0]})  # as if it had been trained on another machine
+    models.promote(serving)
+    before = bundle_hash(serving)
+
+    again = train(artifacts, instance, retrain=True)
+    other = models.candidate()
+    assert metadata(again)["trained"] is True
+    assert (models.champion(), bundle_hash(serving)) == (serving, before)
+    assert other == models.bundle(f"{serving.name}-{again.run_id[:8]}")
+    assert read_sidecar(other)["spread"] == facts["spread"]
+
+    assert metadata(train(artifacts, instance))["trained"] is False
+    assert models.candidate() == other
+
+    once_more = train(artifacts, instance, retrain=True)
+    assert metadata(once_more)["trained"] is True
+    assert models.candidate() == other
+    assert sorted(models.kept()) == sorted([serving, other])
 
 
 @pytest.mark.parametrize(

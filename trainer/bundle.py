@@ -26,9 +26,9 @@ from trainer.forecaster import Forecaster
 from trainer.inputs import Encoder
 from trainer.model import build_model, config_from_dict, config_to_dict
 from trainer.outcome import Fitted
+from trainer.reference import SIDECAR_FILE
 
 MODEL_FILE = "best_model.pt"
-SIDECAR_FILE = "bundle.json"
 
 _OWN_HASH = "sha256"
 _WHAT_TO_DO = "train again, or roll back to another bundle"

@@ -8,6 +8,8 @@ models/CANDIDATE         the name of the bundle trained last
 from pathlib import Path
 from typing import Literal
 
+SIDECAR_FILE = "bundle.json"  # what every bundle holds
+
 Reference = Literal["CHAMPION", "CANDIDATE"]
 
 

@@ -54,18 +54,20 @@ def backtest(
     started = time.monotonic()
     drop, frame = artifacts.raw.load(), artifacts.frames.load()
     past_models = ModelStore(artifacts.root / "backtest" / "models")
-    parts = []
+    parts, used = [], []
     for origin in origins(drop, config.origins, config.horizon, config.every):
         known = _frame_until(frame, origin, artifacts.root / "backtest" / "frames")
         bundle = past_models.bundle(bundle_name(known[1].content_hash, config.spec))
         if config.retrain or not bundle.exists():
             train_bundle(context, train_jobs, config, frame=known, bundle=bundle)
+        used.append(bundle)
         parts.append(replay(load_model(bundle), drop, origin, config.horizon))
         scores = wmae(parts[-1])
         best = min(NAIVE, key=lambda name: scores[name])
         context.log.info(f"{origin}: WMAE {scores[MODEL]:,.0f}, the best naive forecast, {best}: {scores[best]:,.0f}")
     rows = pa.concat_tables(parts)
     replace_rows(postgres.settings(), "backtest_forecasts", rows.drop_columns(list(NAIVE)))
+    past_models.remove_old(used)
     overall = wmae(rows)
     return dg.MaterializeResult(
         metadata={

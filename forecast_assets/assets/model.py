@@ -12,10 +12,11 @@ from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, TRAINING_POOL
 from forecast_assets.frame_checks import leaks
 from forecast_assets.metadata import embedded_picture, markdown_table, seconds_since
+from forecast_assets.model_store import ModelStore
 from forecast_assets.resources import Artifacts, TrainJobs
 from forecast_assets.tracking import track_training
 from forecast_assets.training_resources import TrainingResources
-from forecast_assets.training_run import TrainingConfig, bundle_name, train_bundle
+from forecast_assets.training_run import TrainingConfig, bundle_name, repetition_name, train_bundle
 
 
 @dg.asset(
@@ -42,11 +43,13 @@ def candidate_model(
         raise dg.Failure("there is no training frame yet: materialize training_frame first", allow_retries=False)
     manifest = current[1]
     _check_gate(artifacts)
-    bundle = artifacts.models.bundle(bundle_name(manifest.content_hash, config.spec))
+    models, name = artifacts.models, bundle_name(manifest.content_hash, config.spec)
+    bundle, there = _place(context, models, name, retrain=config.retrain)
 
-    if bundle.exists() and _is_whole(context, bundle) and not config.retrain:
+    if there:
+        bundle = _known_before(context, models, name, bundle)
         version, facts = bundle_hash(bundle), read_sidecar(bundle)
-        artifacts.models.set_candidate(bundle)
+        models.set_candidate(bundle)
         context.log.info(
             f"not trained again: frame {manifest.content_hash[:12]} gave this model before, with a validation WMAE of "
             f"{facts['scores']['wmae']:,.0f} dollars"
@@ -58,6 +61,7 @@ def candidate_model(
 
     started = time.monotonic()
     result, resources = train_bundle(context, train_jobs, config, frame=current, bundle=bundle)
+    bundle = _known_before(context, models, name, bundle)
     facts = read_sidecar(bundle)
     shown = {
         "trained": True,
@@ -65,13 +69,24 @@ def candidate_model(
         **_resource_metadata(resources),
         **_bundle_metadata(bundle, facts),
     }
-    artifacts.models.set_candidate(bundle)
+    models.set_candidate(bundle)
     track_training(bundle, facts, data_version=bundle_hash(bundle), run_id=context.run.run_id, log=context.log)
     yield result._replace(metadata={**(result.metadata or {}), **shown})
 
 
+def _place(context: dg.AssetExecutionContext, models: ModelStore, name: str, *, retrain: bool) -> tuple[Path, bool]:
+    """The folder of the model that is asked for, and whether it is there. One that is whole is never trained over."""
+    latest = next(iter(models.trained_as(name)), None)
+    again = models.bundle(repetition_name(name, context.instance, context.run)) if retrain else None
+    if latest is None:
+        return again or models.bundle(name), False
+    if not _is_whole(context, latest):
+        return latest, False
+    return (latest, True) if again in (None, latest) else (again, False)
+
+
 def _is_whole(context: dg.AssetExecutionContext, bundle: Path) -> bool:
-    """Whether the bundle can be used; one that was damaged is removed, to be made again."""
+    """Whether the bundle can be used; one that was damaged is emptied, to be made again."""
     from trainer.bundle import load_model
     from trainer.errors import BundleError
 
@@ -80,8 +95,23 @@ def _is_whole(context: dg.AssetExecutionContext, bundle: Path) -> bool:
     except BundleError as error:
         context.log.warning(f"the bundle of this frame cannot be used, so it is made again: {error}")
         shutil.rmtree(bundle)
+        bundle.mkdir()  # the next run finds its name, should this one not come to its end
         return False
     return True
+
+
+def _known_before(context: dg.AssetExecutionContext, models: ModelStore, name: str, bundle: Path) -> Path:
+    """The bundle; or, so that no model has two names, the one of before that is the same."""
+    from trainer.bundle import bundle_hash
+
+    others = [other for other in models.trained_as(name) if other != bundle]
+    same = next((other for other in others if bundle_hash(other) == bundle_hash(bundle)), None)
+    if same is None or bundle == models.champion():
+        return bundle
+    context.log.warning(f"{bundle.name} is {same.name} to the bit, so it is not kept: another seed gives another model")
+    shutil.rmtree(bundle)
+    same.touch()  # it is the one trained last
+    return same
 
 
 def _check_gate(artifacts: Artifacts) -> None:
