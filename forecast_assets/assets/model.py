@@ -60,7 +60,8 @@ def candidate_model(
         return
 
     started = time.monotonic()
-    result, resources = train_bundle(context, train_jobs, config, frame=current, bundle=bundle)
+    with artifacts.frames.in_use(manifest.content_hash):
+        result, resources = train_bundle(context, train_jobs, config, frame=current, bundle=bundle)
     bundle = _known_before(context, models, name, bundle)
     facts = read_sidecar(bundle)
     shown = {
