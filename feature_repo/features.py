@@ -195,6 +195,8 @@ VIEWS: tuple[View, ...] = (
     ),
 )
 
+SERIES_VIEWS = tuple(view.name for view in VIEWS if view.keys == ENTITY_KEYS)
+"""The views with a row per series and week; those of stores are the others."""
 ON_DEMAND = FEATURE_TRANSFORMATIONS + TEMPORAL_TRANSFORMATIONS
 FRAME_FEATURES = SALES_HISTORY + STORE_EXTERNAL + ON_DEMAND
 """The columns of the training frame after its keys, in this order."""

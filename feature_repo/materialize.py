@@ -1,18 +1,19 @@
 """Filling the online store: stored features as Feast does it, on-demand features computed once, here, and then read.
 
-``feast materialize`` and ``materialize-incremental`` write the same; they take longer, because Feast computes the
-on-demand features row by row in pandas and reads all windows of two years to keep the last ones.
+``feast materialize`` and ``materialize-incremental`` write the same for live series; they take longer, because Feast
+computes the on-demand features row by row in pandas and reads two years to keep the last rows. They also write one
+view after the other, and leave the series that are not live any more.
 """
 
-import contextlib
-import io
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from feast import OnDemandFeatureView
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from tqdm import tqdm
 
-from feature_repo.definitions import ON_DEMAND_VIEWS, STORED_VIEWS, TTL, sales_window_features
-from feature_repo.features import ENTITY_KEYS, TIMESTAMP
+from feature_repo.definitions import ON_DEMAND_VIEWS, STORED_VIEWS, TTL
+from feature_repo.features import ENTITY_KEYS, SERIES_VIEWS, TIMESTAMP
 from feature_repo.online_store import RowOnlineStore
 from feature_repo.provider import write_computed
 
@@ -21,26 +22,27 @@ if TYPE_CHECKING:
 
 
 def materialize(store: "FeatureStore", end: datetime) -> None:
-    """Write the newest features of every key, of the time to live before ``end``, to the online store.
+    """Make the online store hold the features of the week that ends with ``end``, of all series that are live then.
 
-    Rows of weeks after ``end``, which a later state of the data left behind, are removed first: they would be taken
-    for newer ones.
+    These are the series with a row in that week: nothing is forecast for others, and their rows are removed. So are
+    rows of weeks after ``end``, which a later state of the data left behind. Of stores, the newest row of the time to
+    live before ``end`` is written.
 
-    Windows are written for the series that have a row in the week of ``end`` only: nothing is forecast for others, and
-    Feast reads every window of two years to keep the last.
+    All is read before anything is written, and written in one transaction: a reader sees what was there before or all
+    of the new. Two set-ups cannot do that. Workers of a Ray cluster write for themselves, view by view; so does
+    Feast's own online store, where nothing is removed either.
+
+    Raises:
+        ValueError: no series is live.
     """
-    provider: Any = store._get_provider()
-    if isinstance(provider.online_store, RowOnlineStore):
-        provider.online_store.forget_after(store.config, [*STORED_VIEWS, *_on_demand_views(store)], end)
     _write(store, end - TTL + timedelta(seconds=1), end)
 
 
 def materialize_incremental(store: "FeatureStore", end: datetime) -> None:
-    """Write the newest features of the keys with rows between the last materialization and ``end``, both included.
+    """Do as ``materialize``, but leave the stores without a row since the last materialization as they are.
 
-    For these keys the outcome is that of ``materialize``. Keys without a row since then keep what they have, so it
-    takes a full materialization to bring in what has changed of their earlier rows: corrected weeks, or a changed
-    definition of a feature. The first materialization, and one to an earlier time than the last, is a full one.
+    It takes a full materialization to bring in what has changed of their earlier rows. The first materialization, and
+    one to an earlier time than the last, is a full one.
     """
     since = last_materialized(store)
     if since is None or since > end:
@@ -67,18 +69,44 @@ def newest_rows(start: datetime, end: datetime) -> str:
     )
 
 
-def _write(store: "FeatureStore", start: datetime, end: datetime) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints a progress bar per view
-        tables = [view.name for view in STORED_VIEWS if view is not sales_window_features]
-        store.materialize(start, end, feature_views=tables)
-        store.materialize(end - timedelta(days=6), end, feature_views=[sales_window_features.name])
-    references = [f"{view.name}:{feature.name}" for view in ON_DEMAND_VIEWS for feature in view.features]
-    computed = store.get_historical_features(newest_rows(start, end), references).to_arrow()
+def _write(store: "FeatureStore", since: datetime, end: datetime) -> None:
+    """Write the features of the live series, and of the stores with rows between ``since`` and ``end``."""
     provider: Any = store._get_provider()
-    for view in _on_demand_views(store):
-        write_computed(provider, store.config, view, computed)
+    # As the registry has them: those of ``definitions`` have no keys until this very process applies them.
+    stored = [store.get_feature_view(view.name) for view in STORED_VIEWS]
+    on_demand = [store.get_on_demand_feature_view(view.name) for view in ON_DEMAND_VIEWS]
+    week = end - timedelta(days=6)
+    starts = {view.name: week if view.name in SERIES_VIEWS else since for view in stored}
+    references = [f"{view.name}:{feature.name}" for view in ON_DEMAND_VIEWS for feature in view.features]
+    computed = store.get_historical_features(newest_rows(week, end), references).to_arrow()
+    if not computed.num_rows:
+        raise ValueError(f"no series has a row of the week up to {end:%Y-%m-%d}: materialize up to the coming week")
+    live = {name: computed[name].to_pylist() for name in ENTITY_KEYS}
+    with _together(store, provider):
+        if isinstance(provider.online_store, RowOnlineStore):
+            for view in [*stored, *on_demand]:
+                keep = live if view.name in SERIES_VIEWS else None
+                provider.online_store.remove(store.config, view, later_than=end, keep=keep)
+        for view in stored:
+            provider.materialize_single_feature_view(
+                config=store.config,
+                feature_view=view,
+                start_date=starts[view.name],
+                end_date=end,
+                registry=store.registry,
+                project=store.project,
+                tqdm_builder=lambda length: tqdm(total=length, disable=True),
+            )
+        for view in on_demand:
+            write_computed(provider, store.config, view, computed)
+    # What ``FeatureStore.materialize`` does view by view, and here only when all is written.
+    for view in stored:
+        store.registry.apply_materialization(view, store.project, starts[view.name], end)
 
 
-def _on_demand_views(store: "FeatureStore") -> list[OnDemandFeatureView]:
-    """As the registry has them: those of ``definitions`` have no keys until this very process applies them."""
-    return [store.get_on_demand_feature_view(view.name) for view in ON_DEMAND_VIEWS]
+def _together(store: "FeatureStore", provider: Any) -> AbstractContextManager[None]:
+    """Where all writes are this process's, they are made in one transaction."""
+    online_store = provider.online_store
+    if isinstance(online_store, RowOnlineStore) and isinstance(provider.batch_engine, LocalComputeEngine):
+        return online_store.together(store.config)
+    return nullcontext()

@@ -153,6 +153,16 @@ class ViewTable:
         )
 
 
+    def remove_others(self) -> str:
+        """The statement that removes all rows but those of some keys, its parameters: an array per key column."""
+        arrays = ", ".join(f"%s::{key.sql}[]" for key in self.keys)
+        kept = " AND ".join(f"kept.{quote(key.name)} = stored.{quote(key.name)}" for key in self.keys)
+        return (
+            f"DELETE FROM {self.qualified} AS stored WHERE NOT EXISTS "  # noqa: S608
+            f"(SELECT FROM unnest({arrays}) AS kept ({', '.join(quote(key.name) for key in self.keys)}) WHERE {kept})"
+        )
+
+
 @dataclass(frozen=True)
 class ViewRequest:
     """What to read of one view: ``features``, for the keys in ``key_values`` (a list per key column)."""

@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from functools import cache
 from typing import Any, TypeVar
 
@@ -13,7 +12,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 
 from feature_repo.database import NOTICING
 from feature_repo.online_layout import EVENT, Row, ViewRequest, ViewTable, quote, select
-from feature_repo.online_rows import WrittenRow, batches
+from feature_repo.online_rows import Change, WrittenRow, batches
 
 T = TypeVar("T")
 
@@ -35,9 +34,10 @@ class ChangedDefinitionError(LookupError):
 class PostgresRows:
     """Reads and writes rows of view tables. Safe to share between threads."""
 
-    def __init__(self, options: PostgreSQLConfig, *, pool_timeout: float) -> None:
+    def __init__(self, options: PostgreSQLConfig, *, pool_timeout: float, statement_timeout: float) -> None:
         self._options = options
         self._pool_timeout = pool_timeout
+        self._statement_timeout = statement_timeout
         self._pool: ConnectionPool | None = None
         self._lock = threading.Lock()
 
@@ -61,34 +61,25 @@ class PostgresRows:
             start = end
         return result
 
-    def write(self, table: ViewTable, rows: Iterable[WrittenRow]) -> None:
-        """Take over ``rows`` in one transaction, but none that is older than the one in its place.
-
-        A feature that a row does not give keeps the value that it has.
-        """
-        parts = [(table.part(names), part) for names, part in batches(rows)]
+    def write(self, changes: Sequence[Change]) -> None:
+        """Make ``changes``, in their order, in one transaction: a reader sees all of them or none."""
+        tables = {change.table.name: change.table for change in changes}
 
         def work(connection: psycopg.Connection[Any]) -> None:
             with connection.transaction(), connection.cursor() as cursor:
-                # First, because its lock lets one writer of a view wait for the other.
-                _new_version(cursor, table)
-                for part, rows in parts:
-                    _take_over(cursor, part, rows)
+                # First, because its lock lets one writer of a view wait for the other, and always in the same order,
+                # so that two writers of several views never wait for each other.
+                for name in sorted(tables):
+                    _new_version(cursor, tables[name])
+                for change in changes:
+                    _make(cursor, change)
 
         self._run(work)
 
-    def forget_after(self, table: ViewTable, end: datetime) -> bool:
-        """Remove the rows with an event time later than ``end``; whether there were any."""
-
-        def work(connection: psycopg.Connection[Any]) -> bool:
-            with connection.transaction(), connection.cursor() as cursor:
-                cursor.execute(f"DELETE FROM {table.qualified} WHERE {EVENT} > %s", [end])  # noqa: S608
-                if not cursor.rowcount:
-                    return False
-                _new_version(cursor, table)
-                return True
-
-        return self._run(work)
+    def keys(self, table: ViewTable) -> list[tuple[Any, ...]]:
+        """The keys of all rows."""
+        query = f"SELECT {', '.join(quote(key.name) for key in table.keys)} FROM {table.qualified}"  # noqa: S608
+        return self._run(lambda connection: connection.execute(query, binary=True).fetchall())
 
     def snapshot(self, table: ViewTable) -> tuple[str, list[tuple[Any, ...]]]:
         """The view's version and all its rows (keys, event time, features) as they are at one moment."""
@@ -154,6 +145,12 @@ class PostgresRows:
                     f"the online store does not know these views yet ({error.diag.message_primary}): "
                     "apply the feature repository first"
                 ) from error
+            except psycopg.errors.QueryCanceled as error:
+                # The server is there and holds the statement up: another attempt would take as long again.
+                raise OnlineStoreUnavailableError(
+                    f"the online store at {self._where} did not answer in time ({error.diag.message_primary}): "
+                    "look in pg_stat_activity for what it waits for, then try again"
+                ) from error
             except (psycopg.OperationalError, psycopg.InterfaceError, psycopg.errors.FeatureNotSupported) as error:
                 # A fresh pool: the other connections were lost with this one, or hold plans for columns of another
                 # type. One that is only busy is given its time; but after a failure, a pool waits longer and longer
@@ -161,11 +158,14 @@ class PostgresRows:
                 if not isinstance(error, PoolTimeout) or attempt == attempts - 1:
                     self._discard(pool)
                 last = error
-        options = self._options
         raise OnlineStoreUnavailableError(
-            f"the online store at {options.host}:{options.port}/{options.database} did not answer in {attempts} "
-            f"attempts ({str(last).strip()}): check that PostgreSQL runs and that POSTGRES_* name it, then try again"
+            f"the online store at {self._where} did not answer in {attempts} attempts ({str(last).strip()}): check "
+            "that PostgreSQL runs and that POSTGRES_* name it, then try again"
         ) from last
+
+    @property
+    def _where(self) -> str:
+        return f"{self._options.host}:{self._options.port}/{self._options.database}"
 
     def _discard(self, pool: ConnectionPool) -> None:
         with self._lock:
@@ -195,7 +195,7 @@ class PostgresRows:
                         **NOTICING,
                         "keepalives_idle": options.keepalives_idle or NOTICING["keepalives_idle"],
                         "application_name": APPLICATION,
-                        "options": "-ctimezone=UTC",
+                        "options": f"-ctimezone=UTC -cstatement_timeout={round(1_000 * self._statement_timeout)}",
                         "autocommit": True,  # a read is one round trip, without BEGIN and COMMIT
                         "prepare_threshold": 1,
                     },
@@ -210,6 +210,16 @@ def _new_version(cursor: "psycopg.Cursor[Any]", table: ViewTable) -> None:
         "ON CONFLICT (table_name) DO UPDATE SET version = EXCLUDED.version",
         [table.name],
     )
+
+
+def _make(cursor: "psycopg.Cursor[Any]", change: Change) -> None:
+    table = change.table
+    if change.later_than is not None:
+        cursor.execute(f"DELETE FROM {table.qualified} WHERE {EVENT} > %s", [change.later_than])  # noqa: S608
+    if change.keep is not None:
+        cursor.execute(table.remove_others(), change.keep)
+    for names, rows in batches(change.rows):
+        _take_over(cursor, table.part(names), rows)
 
 
 def _take_over(cursor: "psycopg.Cursor[Any]", table: ViewTable, rows: Iterable[WrittenRow]) -> None:

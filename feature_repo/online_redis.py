@@ -1,9 +1,11 @@
-"""A copy of the online store's tables in Redis, which never answers with values older than PostgreSQL's.
+"""A copy of the online store's tables in Redis, which is at most a moment behind PostgreSQL.
 
 Per view, one hash of all its rows and, beside it, the version of the table that it was copied from. PostgreSQL gives a
 table a new version with each write, so a copy that missed one (Redis was away, came back from an old dump, was
 restored) says so itself. The present version is asked for again after ``verify_seconds`` and after each failure of
-Redis; between two such questions, Redis alone is read.
+Redis; between two such questions, Redis alone is read. So what another process writes is answered with at the latest
+``verify_seconds`` later, also where it could not copy it; and while PostgreSQL does not answer, with the last version
+that was known here.
 """
 
 import json
@@ -12,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,12 +61,15 @@ class RedisRows:
             fresh = self._durable.read([requests[n] for n in stale])
             for n, rows in zip(stale, fresh, strict=True):
                 found[n] = rows
-                self.copy(requests[n].table)
+            self.copy([requests[n].table for n in stale])
         return [rows or [] for rows in found]
 
-    def copy(self, table: ViewTable) -> None:
-        """Bring Redis to PostgreSQL's present rows, unless another process is doing so or Redis is away."""
-        self._try(lambda: self._copy(table))
+    def copy(self, tables: Sequence[ViewTable]) -> None:
+        """Bring Redis to PostgreSQL's present rows of ``tables``, of all at once; not while Redis is away.
+
+        A table that another process is copying is left to it.
+        """
+        self._try(lambda: self._copy(tables))
 
     def delete(self, tables: Sequence[ViewTable]) -> None:
         """Remove the copies of ``tables``."""
@@ -119,32 +125,38 @@ class RedisRows:
         self._known[table.name] = (known, time.monotonic())
         return version == known
 
-    def _copy(self, table: ViewTable) -> None:
-        rows_name, version_name = self._names(table)
-        lock = self._redis.lock(f"{rows_name}:copying", timeout=_COPY_LOCK_SECONDS, blocking=False)
-        if not lock.acquire():
-            return
-        try:
-            version, rows = self._durable.snapshot(table)
-            keys = len(table.keys)
-            binary = [n for n, column in enumerate(table.features, 1) if column.sql == "bytea"]
-            staged = f"{rows_name}:{uuid.uuid4().hex}"
-            with self._redis.pipeline(transaction=False) as pipeline:
-                for start in range(0, len(rows), _CHUNK):
-                    chunk = rows[start : start + _CHUNK]
-                    pipeline.hset(staged, mapping={_key(row[:keys]): _encode(row[keys:], binary) for row in chunk})
-                    pipeline.expire(staged, _COPY_LOCK_SECONDS)
-                pipeline.execute()
-            with self._redis.pipeline(transaction=True) as pipeline:
-                pipeline.delete(rows_name, version_name)
-                if rows:
-                    pipeline.rename(staged, rows_name)
-                    pipeline.expire(rows_name, _KEPT_SECONDS)
-                pipeline.set(version_name, version, ex=_KEPT_SECONDS)
-                pipeline.execute()
-            self._known[table.name] = (version, time.monotonic())
-        finally:
-            lock.release()
+    def _copy(self, tables: Sequence[ViewTable]) -> None:
+        with ExitStack() as locks, self._redis.pipeline(transaction=True) as switch:
+            versions = {}
+            for table in tables:
+                rows_name, version_name = self._names(table)
+                lock = self._redis.lock(f"{rows_name}:copying", timeout=_COPY_LOCK_SECONDS, blocking=False)
+                if not lock.acquire():
+                    continue
+                locks.callback(lock.release)
+                versions[table.name], staged = self._stage(table)
+                switch.delete(rows_name, version_name)
+                if staged:
+                    switch.rename(staged, rows_name)
+                    switch.expire(rows_name, _KEPT_SECONDS)
+                switch.set(version_name, versions[table.name], ex=_KEPT_SECONDS)
+            switch.execute()
+            for name, version in versions.items():
+                self._known[name] = (version, time.monotonic())
+
+    def _stage(self, table: ViewTable) -> tuple[str, str]:
+        """Write the table's rows under a name of their own; its version and that name, empty where it has no rows."""
+        version, rows = self._durable.snapshot(table)
+        keys = len(table.keys)
+        binary = [n for n, column in enumerate(table.features, 1) if column.sql == "bytea"]
+        staged = f"{self._names(table)[0]}:{uuid.uuid4().hex}"
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for start in range(0, len(rows), _CHUNK):
+                chunk = rows[start : start + _CHUNK]
+                pipeline.hset(staged, mapping={_key(row[:keys]): _encode(row[keys:], binary) for row in chunk})
+                pipeline.expire(staged, _COPY_LOCK_SECONDS)
+            pipeline.execute()
+        return version, staged if rows else ""
 
     def _names(self, table: ViewTable) -> tuple[str, str]:
         # The braces keep both on one node of a Redis cluster.

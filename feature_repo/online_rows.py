@@ -1,10 +1,12 @@
 """What is written to the online store: one row per key and time, with the features that it gives."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import Any
+
+from feature_repo.online_layout import ViewTable
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,23 @@ class WrittenRow:
     def age(self) -> tuple[datetime, bool, datetime]:
         """Sorts by event time, then by created time, of which none is the oldest."""
         return self.event, self.created is not None, self.created or self.event
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is done to one view's table: first rows are removed, then ``rows`` taken over.
+
+    Attributes:
+        rows: to take over, but none that is older than the one in its place. A feature that a row does not give keeps
+            the value that it has.
+        later_than: rows with a later event time are removed; None for none.
+        keep: rows of other keys than these, a list per key column, are removed; None for none.
+    """
+
+    table: ViewTable
+    rows: Sequence[WrittenRow] = ()
+    later_than: datetime | None = None
+    keep: tuple[list[Any], ...] | None = None
 
 
 def batches(rows: Iterable[WrittenRow]) -> list[tuple[frozenset[str], list[WrittenRow]]]:

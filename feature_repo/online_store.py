@@ -2,7 +2,8 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from pydantic import Field, field_validator
 from feature_repo.online_layout import Row, ViewRequest, ViewTable
 from feature_repo.online_postgres import PostgresRows
 from feature_repo.online_redis import RedisRows
-from feature_repo.online_rows import WrittenRow
+from feature_repo.online_rows import Change, WrittenRow
 
 _Written = tuple[EntityKeyProto, dict[str, ValueProto], datetime, datetime | None]
 _Read = tuple[datetime | None, dict[str, ValueProto] | None]
@@ -34,6 +35,8 @@ class RowOnlineStoreConfig(PostgreSQLConfig):
     type: Literal["feature_repo.online_store.RowOnlineStore"] = "feature_repo.online_store.RowOnlineStore"
     pool_timeout: float = Field(default=3.0, gt=0)
     """Seconds to wait for a connection, three times."""
+    statement_timeout: float = Field(default=0.0, ge=0)
+    """Seconds that PostgreSQL may take for one statement, waiting for locks included; 0 for any time."""
     redis_url: str = Field(default="", repr=False)
     """``redis://…``; empty for PostgreSQL alone."""
     redis_timeout: float = Field(default=0.5, gt=0)
@@ -54,7 +57,8 @@ class RowOnlineStore(OnlineStore):
     A key that the store does not know gives missing values with the status NOT_FOUND.
 
     Raises:
-        OnlineStoreUnavailableError: (all methods) PostgreSQL is needed and did not answer in three attempts.
+        OnlineStoreUnavailableError: (all methods) PostgreSQL is needed and did not answer in three attempts, or a
+            statement took longer than ``statement_timeout``.
         LookupError: (reads and writes) the feature view was not applied; as ``ChangedDefinitionError``, it was applied
             with other types than this process's registry cache knows.
     """
@@ -63,6 +67,7 @@ class RowOnlineStore(OnlineStore):
         self._postgres: PostgresRows | None = None
         self._redis: RedisRows | None = None
         self._lock = threading.Lock()
+        self._held = threading.local()
 
     @property
     def async_supported(self) -> SupportedAsyncMethods:
@@ -80,10 +85,7 @@ class RowOnlineStore(OnlineStore):
         A row has one time, that of its newest write. What is older than that changes nothing.
         """
         view = ViewTable.of(config, table)
-        postgres, redis = self._backends(config)
-        postgres.write(view, [_row(view, *written) for written in data])
-        if redis is not None:
-            redis.copy(view)
+        self._write(config, [Change(view, [_row(view, *written) for written in data])])
         if progress:
             progress(len(data))
 
@@ -106,13 +108,38 @@ class RowOnlineStore(OnlineStore):
         postgres, redis = self._backends(config)
         return postgres.read(requests) if redis is None else redis.read(requests)
 
-    def forget_after(self, config: RepoConfig, views: Sequence[Any], end: datetime) -> None:
-        """Remove the rows of ``views`` with an event time later than ``end``."""
-        postgres, redis = self._backends(config)
-        for view in views:
-            table = ViewTable.of(config, view)
-            if postgres.forget_after(table, end) and redis is not None:
-                redis.copy(table)
+    @contextmanager
+    def together(self, config: RepoConfig) -> Iterator[None]:
+        """Keep what this thread writes and removes in the block, and do it in one transaction at the block's end.
+
+        A reader sees all of it or none. Nothing is done where the block raises.
+        """
+        changes: list[Change] = []
+        self._held.changes = changes
+        try:
+            yield
+        finally:
+            self._held.changes = None
+        if changes:
+            self._write(config, changes)
+
+    def remove(
+        self, config: RepoConfig, view: Any, *, later_than: datetime, keep: Mapping[str, Sequence[Any]] | None = None
+    ) -> None:
+        """Remove rows of ``view``: those of a later event time and, if ``keep`` is given, those of other keys.
+
+        Args:
+            keep: equally long columns by join key.
+        """
+        table = ViewTable.of(config, view)
+        kept = None if keep is None else tuple(list(keep[key.name]) for key in table.keys)
+        self._write(config, [Change(table, later_than=later_than, keep=kept)])
+
+    def keys(self, config: RepoConfig, view: Any) -> list[dict[str, Any]]:
+        """The keys that ``view`` has rows of, by join key, as they are in PostgreSQL."""
+        table = ViewTable.of(config, view)
+        names = [key.name for key in table.keys]
+        return [dict(zip(names, key, strict=True)) for key in self._backends(config)[0].keys(table)]
 
     def update(
         self,
@@ -199,11 +226,23 @@ class RowOnlineStore(OnlineStore):
     async def _read_features_per_fv_async(self, *args: Any, **kwargs: Any) -> None:
         await asyncio.to_thread(self._read_features_per_fv, *args, **kwargs)
 
+    def _write(self, config: RepoConfig, changes: list[Change]) -> None:
+        held: list[Change] | None = getattr(self._held, "changes", None)
+        if held is not None:
+            held += changes
+            return
+        postgres, redis = self._backends(config)
+        postgres.write(changes)
+        if redis is not None:
+            redis.copy(list({change.table.name: change.table for change in changes}.values()))
+
     def _backends(self, config: RepoConfig) -> tuple[PostgresRows, RedisRows | None]:
         with self._lock:
             options = config.online_store
             if self._postgres is None:
-                self._postgres = PostgresRows(options, pool_timeout=options.pool_timeout)
+                self._postgres = PostgresRows(
+                    options, pool_timeout=options.pool_timeout, statement_timeout=options.statement_timeout
+                )
             if self._redis is None and options.redis_url:
                 self._redis = RedisRows(
                     options.redis_url,

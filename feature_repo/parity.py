@@ -1,4 +1,5 @@
-"""Whether what is served online is what a training would have seen: the same features of the same week."""
+"""Whether what is served online is what a training would have seen: the same series, and the same features of a week.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,7 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from feature_repo.features import ENTITY_KEYS, LABEL, ON_DEMAND, TIMESTAMP, VIEWS, names
+from feature_repo.features import ENTITY_KEYS, LABEL, ON_DEMAND, SERIES_VIEWS, TIMESTAMP, VIEWS, names
+from feature_repo.online_store import RowOnlineStore
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -39,18 +41,32 @@ class Parity:
         series, features: how many were compared.
         values: how many values differ.
         first: the first difference of each feature that has any, in the order of the features.
+        not_live: series (store, dept) that at least one view serves though they are none of those compared.
+        missing: series that at least one view does not serve though they should be.
     """
 
     series: int
     features: int
     values: int
     first: tuple[Difference, ...]
+    not_live: tuple[tuple[int, int], ...] = ()
+    missing: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def differences(self) -> list[str]:
+        """What is not the same, in words; nothing where all is."""
+        found = [f"{self.values:,} online values are not the offline ones, first {self.first[0]}"] if self.first else []
+        for series, what in ((self.not_live, "are served but not live"), (self.missing, "are live but not served")):
+            if series:
+                found.append(f"{len(series):,} series {what}, first store {series[0][0]}, dept {series[0][1]}")
+        return found
 
 
 def compare(store: "FeatureStore", keys: list[tuple[int, int]], week: datetime) -> Parity:
-    """Compare online with offline features of series ``keys`` (store, dept) as of ``week``.
+    """Compare what is online with series ``keys`` (store, dept) and their offline features as of ``week``.
 
-    Stored features have to be equal to the bit, on-demand features within ``ON_DEMAND_TOLERANCE``.
+    Stored features have to be equal to the bit, on-demand features within ``ON_DEMAND_TOLERANCE``. Which series are
+    served cannot be asked of other online stores than ``RowOnlineStore``, and is not compared there.
     """
     references = [f"{view.name}:{feature.name}" for view in VIEWS for feature in view.features if feature.name != LABEL]
     stores, depts = (pa.array([key[position] for key in keys], pa.int64()) for position in range(2))
@@ -67,7 +83,19 @@ def compare(store: "FeatureStore", keys: list[tuple[int, int]], week: datetime) 
         if len(positions):
             row = int(positions[0])
             first.append(Difference(*keys[row], name, online[name][row].as_py(), offline[name][row].as_py()))
-    return Parity(len(keys), len(features), values, tuple(first))
+    live, served = set(keys), _served(store)
+    not_live = {key for series in served for key in series - live}
+    missing = {key for series in served for key in live - series}
+    return Parity(len(keys), len(features), values, tuple(first), tuple(sorted(not_live)), tuple(sorted(missing)))
+
+
+def _served(store: "FeatureStore") -> list[set[tuple[int, int]]]:
+    """Of each view of series, those that it serves."""
+    online_store = store._get_provider().online_store
+    if not isinstance(online_store, RowOnlineStore):
+        return []
+    views = [store.registry.get_any_feature_view(name, store.project) for name in SERIES_VIEWS]
+    return [{(key["store"], key["dept"]) for key in online_store.keys(store.config, view)} for view in views]
 
 
 def _differs(online: pa.ChunkedArray, offline: pa.ChunkedArray, tolerance: float) -> npt.NDArray[np.bool_]:

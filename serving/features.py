@@ -46,6 +46,7 @@ class Features:
             with ExitStack() as held:
                 store = held.enter_context(open_store())
                 store.config.online_store.pool_timeout = self._settings.database_seconds
+                store.config.online_store.statement_timeout = self._settings.statement_seconds
                 self._held = held.pop_all()
             self._store = store
         self.read(service, {key: [0] for key in ENTITY_KEYS})

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import (
-    ENTITY_KEYS,
     INFERENCE_SERVICE,
     SALES_WINDOW,
     SEQUENCE_SERVICE,
+    SERIES_VIEWS,
     TIMESTAMP,
     VIEWS,
     names,
@@ -30,7 +30,6 @@ Floats = npt.NDArray[np.float64]
 BLOCK_ROWS = 64
 QUANTILES = ("p10", "p50", "p90")
 _SERIES_VIEW = "sales_history_features"
-_OF_SERIES = tuple(view.name for view in VIEWS if view.keys == ENTITY_KEYS)
 _NEVER_MISSING = tuple(feature.name for view in VIEWS for feature in view.features if not feature.nullable)
 
 
@@ -71,8 +70,8 @@ def service_for(columns: tuple[str, ...]) -> str:
 def forecast(model: Forecaster, features: OnlineFeatures) -> Forecasts:
     """Forecast the series whose features were read, each for the week that its features are of.
 
-    A series is unknown where one of the feature views lacks it. Where its views are of different weeks, as between two
-    writes of a materialization, they are not put together: it is being renewed. So it is where a feature is missing
+    A series is unknown where one of the feature views lacks it, as one that is not live any more. Where its views are
+    of different weeks, as when they are written one by one, they are not put together: it is being renewed. So it is where a feature is missing
     that never is, as between a change of its definition and the next materialization.
     """
     weeks = features.event_times[_SERIES_VIEW]
@@ -80,7 +79,7 @@ def forecast(model: Forecaster, features: OnlineFeatures) -> Forecasts:
     whole = known.copy()
     for view, times in features.event_times.items():
         known &= _mask(times.is_valid())
-        if view in _OF_SERIES:
+        if view in SERIES_VIEWS:
             whole &= _mask(pc.fill_null(pc.equal(times, weeks), False))
     for name in set(_NEVER_MISSING) & set(features.table.column_names):
         if features.table[name].null_count:

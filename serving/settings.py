@@ -16,7 +16,7 @@ MAX_ROWS = 10_000
 OnStale = Literal["warn", "refuse"]
 _POSITIVE = (
     *("port", "workers", "watch_seconds", "max_requests", "max_rows", "max_body_bytes"),
-    *("database_seconds", "request_seconds", "shutdown_seconds"),
+    *("database_seconds", "statement_seconds", "request_seconds", "shutdown_seconds"),
 )
 
 
@@ -37,6 +37,7 @@ class Settings:
         max_rows: rows in work or waiting in all requests together; more are answered with 429.
         max_body_bytes: larger bodies are answered with 413.
         database_seconds: how long to wait for a database connection, three times.
+        statement_seconds: how long the database may take for one read; one that waits longer is answered with 503.
         request_seconds: how long a request may take before it is answered with 503.
         shutdown_seconds: how long requests in work may take after SIGTERM.
     """
@@ -54,6 +55,7 @@ class Settings:
     max_rows: int = 100_000
     max_body_bytes: int = 2_000_000
     database_seconds: float = 1.0
+    statement_seconds: float = 5.0
     request_seconds: float = 15.0
     shutdown_seconds: int = 30
 

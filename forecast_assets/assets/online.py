@@ -1,4 +1,4 @@
-"""The online store: the newest features of every series, which are those of the coming week."""
+"""The online store: the features of the coming week of every live series."""
 
 import time
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ class OnlineConfig(dg.Config):
 
     full: bool = Field(
         default=False,
-        description="Write all series of the last two years. Not needed after corrected weeks or changed definitions, "
+        description="Write all stores of the last two years. Not needed after corrected weeks or changed definitions, "
         "which are noticed, but after rows were changed or lost in the online store itself.",
     )
 
@@ -41,13 +41,14 @@ class OnlineConfig(dg.Config):
         dg.AssetCheckSpec(
             PARITY_CHECK,
             asset="online_features",
-            description="For every live series, what is served is what a training would see of the same week: stored "
+            description="Exactly the live series are served, and each what a training would see of the same week: stored "
             "features to the bit, on-demand features to 1e-12.",
         )
     ],
-    description="Each series' newest features in Feast's online store: for a live series those of the coming week, "
-    "from which its forecast is made. On-demand features are computed here and only read after that. Where only weeks "
-    "were added since the last time, only their series are written; corrected weeks and changed definitions take all.",
+    description="The features of the coming week of each live series in Feast's online store, from which its forecast is "
+    "made; series that are not live are removed. On-demand features are computed here and only read after that. All "
+    "is written in one transaction. Where only weeks were added since the last time, only stores with new weeks are "
+    "written besides; corrected weeks and changed definitions take all.",
 )
 def online_features(
     context: dg.AssetExecutionContext, config: OnlineConfig, feast: FeastStore, postgres: Postgres
@@ -88,15 +89,17 @@ def online_features(
             **state.to_metadata(),
         },
     )
-    if parity.first:
-        context.log.error(f"{parity.values:,} online values are not the offline ones, first {parity.first[0]}")
+    for difference in parity.differences:
+        context.log.error(difference)
     yield dg.AssetCheckResult(
         check_name=PARITY_CHECK,
-        passed=not parity.first,
+        passed=not parity.differences,
         metadata={
             "series": parity.series,
             "features": parity.features,
             "different_values": parity.values,
+            "series_not_live": len(parity.not_live),
+            "series_missing": len(parity.missing),
             "first_differences": markdown_table(
                 ("feature", "store", "dept", "online", "offline"),
                 [(d.feature, d.store, d.dept, d.online, d.offline) for d in parity.first],
