@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
-from tqdm import tqdm
+from tqdm import tqdm  # type: ignore[import-untyped]
 
 from feature_repo.definitions import ON_DEMAND_VIEWS, STORED_VIEWS, TTL
 from feature_repo.features import ENTITY_KEYS, SERIES_VIEWS, TIMESTAMP

@@ -152,7 +152,6 @@ class ViewTable:
             f">= (stored.{EVENT}, coalesce(stored.{CREATED}, '-infinity'))"
         )
 
-
     def remove_others(self) -> str:
         """The statement that removes all rows but those of some keys, its parameters: an array per key column."""
         arrays = ", ".join(f"%s::{key.sql}[]" for key in self.keys)

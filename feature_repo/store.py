@@ -61,13 +61,24 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
 
 
 def apply_definitions(store: "FeatureStore") -> None:
-    """Make the registry hold the definitions of this folder."""
+    """Make the registry hold the definitions of this folder, and no other feature views and services of the project.
+
+    As by ``feast apply``, what is not defined here any more is removed, with its table in the online store.
+    """
+    from feast import OnDemandFeatureView
+
     from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
 
+    defined = {each.name for each in [*FEATURE_VIEWS, *FEATURE_SERVICES]}
+    registered: list[Any] = [*store.list_all_feature_views(), *store.list_feature_services()]
+    gone = [each for each in registered if each.name not in defined]
     with warnings.catch_warnings():
         # Of the offline retrieval's speed, which is measured here.
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
+        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES], objects_to_delete=gone, partial=False)
+    if on_demand := [each for each in gone if isinstance(each, OnDemandFeatureView) and each.write_to_online_store]:
+        # Their tables are left out by Feast.
+        store._get_provider().update_infra(store.project, on_demand, [], [], [], partial=False)
 
 
 def _variables(settings: PostgresSettings) -> dict[str, str]:

@@ -71,8 +71,8 @@ def forecast(model: Forecaster, features: OnlineFeatures) -> Forecasts:
     """Forecast the series whose features were read, each for the week that its features are of.
 
     A series is unknown where one of the feature views lacks it, as one that is not live any more. Where its views are
-    of different weeks, as when they are written one by one, they are not put together: it is being renewed. So it is where a feature is missing
-    that never is, as between a change of its definition and the next materialization.
+    of different weeks, as when they are written one by one, they are not put together: it is being renewed. So it is
+    where a feature is missing that never is, as between a change of its definition and the next materialization.
     """
     weeks = features.event_times[_SERIES_VIEW]
     known = np.ones(features.table.num_rows, dtype=np.bool_)

@@ -11,12 +11,12 @@ import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
-from feast import FeatureStore, Field
+from feast import FeatureService, FeatureStore, Field
 from feast.types import Int64
 
 from feature_repo.database import PostgresSettings
 from feature_repo.definition_hash import definition_hash
-from feature_repo.definitions import FEATURE_VIEWS
+from feature_repo.definitions import FEATURE_VIEWS, ON_DEMAND_VIEWS, store_external_features
 from feature_repo.features import (
     ENTITY_KEYS,
     INFERENCE_SERVICE,
@@ -160,6 +160,28 @@ def test_a_hash_of_definitions_is_the_same_where_they_were_applied_and_where_not
         assert definition_hash(fresh) == definition_hash(applied)
         applied.description = "another"
         assert definition_hash(fresh) != definition_hash(applied)
+
+
+def test_what_is_not_defined_any_more_is_removed_with_its_tables(
+    feature_store: FeatureStore, module_database: PostgresSettings
+) -> None:
+    def found() -> tuple[set[str], set[str]]:
+        registered: list[Any] = [*feature_store.list_all_feature_views(), *feature_store.list_feature_services()]
+        with psycopg.connect(module_database.url) as connection:
+            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'feast_online'").fetchall()
+        return {each.name for each in registered}, {table for (table,) in tables}
+
+    before = found()
+    stored, computed = copy.copy(store_external_features), copy.copy(ON_DEMAND_VIEWS[0])
+    stored.name, computed.name = "old_view", "old_transformations"
+    feature_store.apply([stored, computed, FeatureService(name="old_service", features=[stored])])
+    names, tables = found()
+    assert names - before[0] == {"old_view", "old_transformations", "old_service"}
+    assert tables - before[1] == {"demand_forecasting_old_view", "demand_forecasting_old_transformations"}
+
+    apply_definitions(feature_store)
+
+    assert found() == before
 
 
 def test_a_hash_of_definitions_does_not_depend_on_when_they_were_applied(feature_store: FeatureStore) -> None:

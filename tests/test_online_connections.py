@@ -80,6 +80,18 @@ def test_lost_connections_are_made_again(store: FeatureStore, database: Postgres
     assert sizes(store, 1, 2) == [5, 6]
 
 
+def test_a_read_that_is_held_up_is_given_up_in_time_and_not_tried_again(database: PostgresSettings) -> None:
+    with example_store(database, statement_timeout=0.2) as store, psycopg.connect(database.url) as other:
+        write(store, PER_STORE, {(1,): {"size": 5}})
+        other.execute("LOCK TABLE feast_online.demand_forecasting_per_store")
+
+        with pytest.raises(OnlineStoreUnavailableError, match=r"did not answer in time .*statement timeout"):
+            sizes(store, 1)
+
+        other.rollback()
+        assert sizes(store, 1) == [5]
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_stopped_server_gives_one_clear_error_and_is_used_again_after(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)

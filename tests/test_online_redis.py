@@ -33,6 +33,7 @@ from feature_repo import online_postgres
 from feature_repo.database import PostgresSettings
 from feature_repo.online_postgres import OnlineStoreUnavailableError, PostgresRows
 from feature_repo.online_reader import OnlineReader
+from feature_repo.online_redis import RedisRows
 from feature_repo.store import open_store
 
 pytest.importorskip("redis", reason="the extra 'redis' is not installed")
@@ -206,6 +207,42 @@ def test_another_processs_write_is_seen_at_the_next_question(store: FeatureStore
     redis_rows._verify_seconds = 0.0
 
     assert sizes(store, 1) == [6]
+
+
+def test_what_is_done_together_is_seen_together(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}, (2,): {"size": 50}})
+    write(store, EVERY_TYPE, {(1, "a"): {"small": 5}, (2, "a"): {"small": 50}})
+    provider: Any = store._get_provider()
+    online_store = provider.online_store
+    sizes_view = store.get_feature_view("per_store")
+
+    def seen() -> tuple[list[Any], list[Any]]:
+        found = read(store, ["per_store:size", "every_type:small"], [{"store": n, "code": "a"} for n in (1, 2)])
+        return found["size"], found["small"]
+
+    before = seen()
+    copies: list[tuple[Any, ...]] = []
+    original = RedisRows._stage
+
+    def staged(self: RedisRows, table: Any) -> Any:
+        result = original(self, table)
+        copies.append(seen())
+        return result
+
+    online_store._redis._verify_seconds = 60.0
+    monkeypatch.setattr(RedisRows, "_stage", staged)
+    with online_store.together(store.config):
+        online_store.remove(store.config, sizes_view, later_than=NOON, keep={"store": [1]})
+        write(store, PER_STORE, {(1,): {"size": 6}})
+        write(store, EVERY_TYPE, {(1, "a"): {"small": 6}})
+        assert seen() == before
+    assert copies == [before, before]
+    assert seen() == ([6, None], [6, 50])
+
+    with pytest.raises(ZeroDivisionError), online_store.together(store.config):
+        write(store, PER_STORE, {(1,): {"size": 1 // 0}})
+    write(store, PER_STORE, {(2,): {"size": 7}})
+    assert seen() == ([6, 7], [6, 50])
 
 
 def test_an_older_value_reaches_neither(store: FeatureStore) -> None:

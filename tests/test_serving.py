@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -224,6 +224,39 @@ def test_metrics_count_rows_and_name_the_model(service: Service, installation: I
     assert {f'stage="{stage}"' in text for stage in ("wait", "features", "model", "answer")} == {True}
 
 
+@contextlib.asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """The service in this process."""
+    app = create_app(settings)
+    transport = httpx.ASGITransport(app=app)
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=transport, base_url="http://service") as client,
+    ):
+        yield client
+
+
+def test_a_read_that_a_lock_holds_up_is_told_to_come_again(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in installation.environment.items():
+        monkeypatch.setenv(name, value)
+
+    async def answers() -> list[httpx.Response]:
+        async with running(Settings(statement_seconds=0.3)) as client:
+            with psycopg.connect(installation.settings.url) as connection:
+                connection.execute("LOCK TABLE feast_online.demand_forecasting_sales_history_features")
+                locked = await client.post("/predict", json=installation.keys[0])
+            await asyncio.sleep(0.6)  # after a failure, requests fail at once for half a second
+            return [locked, await client.post("/predict", json=installation.keys[0])]
+
+    locked, free = asyncio.run(answers())
+
+    assert (locked.status_code, free.status_code) == (503, 200)
+    assert locked.headers["retry-after"] == "1"
+    assert "the online store does not answer" in locked.json()["detail"]
+
+
 def test_stale_features_are_refused_where_that_is_configured(
     installation: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -231,12 +264,7 @@ def test_stale_features_are_refused_where_that_is_configured(
         monkeypatch.setenv(name, value)
 
     async def answers() -> list[httpx.Response]:
-        app = create_app(Settings(on_stale="refuse"))
-        transport = httpx.ASGITransport(app=app)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://service") as client,
-        ):
+        async with running(Settings(on_stale="refuse")) as client:
             return [await client.post("/predict", json=body) for body in (installation.keys[0], installation.keys[:1])]
 
     one, many = asyncio.run(answers())

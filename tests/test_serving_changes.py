@@ -8,9 +8,11 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from feast import Field
 from feast.types import Float64, Int64
@@ -123,6 +125,27 @@ def test_while_the_database_is_away_requests_are_told_to_come_again_and_then_are
     assert "the online store does not answer" in refused[0].json()["detail"]
     assert all(answer.json() == right for answer in answers if answer.status_code == 200)
     assert service.metric("serving_errors_total") > 0
+
+
+def test_a_series_that_is_not_live_any_more_is_no_such_series(service: Service, installation: Installation) -> None:
+    ended, other = installation.keys[:2]
+    move = "UPDATE sales_features SET event_timestamp = event_timestamp + %s WHERE (store, dept, date) = (%s, %s, %s)"
+    week = installation.week.date()
+    with open_store(installation.settings) as store, psycopg.connect(installation.settings.url) as connection:
+        try:
+            connection.execute(move, [timedelta(days=-350), ended["store"], ended["dept"], week])
+            connection.commit()
+            materialize(store, installation.week)
+            answer, both = ask(service, ended), ask(service, [ended, other]).json()
+        finally:
+            connection.execute(move, [timedelta(days=350), ended["store"], ended["dept"], week])
+            connection.commit()
+            materialize(store, installation.week)
+
+    assert answer.status_code == 404
+    assert answer.json() == {"detail": f"no such series: store {ended['store']}, dept {ended['dept']}"}
+    assert [row["status"] for row in both] == ["unknown series", "ok"]
+    assert ask(service, ended).status_code == 200
 
 
 def test_definitions_applied_anew_are_taken_up_without_a_restart(service: Service, installation: Installation) -> None:

@@ -41,14 +41,14 @@ class OnlineConfig(dg.Config):
         dg.AssetCheckSpec(
             PARITY_CHECK,
             asset="online_features",
-            description="Exactly the live series are served, and each what a training would see of the same week: stored "
-            "features to the bit, on-demand features to 1e-12.",
+            description="Exactly the live series are served, and for each what a training would see of the same week: "
+            "stored features to the bit, on-demand features to 1e-12.",
         )
     ],
-    description="The features of the coming week of each live series in Feast's online store, from which its forecast is "
-    "made; series that are not live are removed. On-demand features are computed here and only read after that. All "
-    "is written in one transaction. Where only weeks were added since the last time, only stores with new weeks are "
-    "written besides; corrected weeks and changed definitions take all.",
+    description="The features of the coming week of each live series in Feast's online store, from which its forecast "
+    "is made; series that are not live are removed. On-demand features are computed here and only read after that. All "
+    "is written in one transaction. Where only weeks were added since the last time, stores without a new week are "
+    "left as they are; corrected weeks and changed definitions take all.",
 )
 def online_features(
     context: dg.AssetExecutionContext, config: OnlineConfig, feast: FeastStore, postgres: Postgres
