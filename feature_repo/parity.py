@@ -1,4 +1,4 @@
-"""Whether what is served online is what a training would have seen: the same series, and the same features of a week."""
+"""Whether what is served online is what a training would have seen: the same series, the same features of a week."""
 
 from dataclasses import dataclass
 from datetime import datetime

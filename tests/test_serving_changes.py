@@ -133,12 +133,12 @@ def test_a_series_that_is_not_live_any_more_is_no_such_series(service: Service, 
     week = installation.week.date()
     with open_store(installation.settings) as store, psycopg.connect(installation.settings.url) as connection:
         try:
-            connection.execute(move, [timedelta(days=-350), ended["store"], ended["dept"], week])
+            connection.execute(move, [timedelta(days=-3500), ended["store"], ended["dept"], week])
             connection.commit()
             materialize(store, installation.week)
             answer, both = ask(service, ended), ask(service, [ended, other]).json()
         finally:
-            connection.execute(move, [timedelta(days=350), ended["store"], ended["dept"], week])
+            connection.execute(move, [timedelta(days=3500), ended["store"], ended["dept"], week])
             connection.commit()
             materialize(store, installation.week)
 
