@@ -1,7 +1,6 @@
 """One training: a TrainJob that makes a bundle of a published frame."""
 
 import hashlib
-import importlib.resources
 import json
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from forecast_assets.training_resources import ResourceLimits, TrainingResources
 from forecast_assets.trainjob import RecoveryPolicy, Remedy, TrainJobError
 from trainer.errors import TrainerError
 from trainer.spec import TrainSpec
+from trainer.version import code_version
 
 # Where a training reads and writes is the graph's to choose.
 _PLACES = frozenset({"data_source", "feast_repo_path", "frame_path", "model_output_dir"})
@@ -119,11 +119,7 @@ def train_bundle(
 
 def bundle_name(frame_hash: str, overrides: dict[str, Any]) -> str:
     """Names what determines a bundle: frame, settings, and the trainer's code."""
-    code = hashlib.sha256()
-    for source in sorted(importlib.resources.files("trainer").iterdir(), key=lambda entry: entry.name):
-        if source.name.endswith(".py"):
-            code.update(source.read_bytes())
-    settings = json.dumps([frame_hash, overrides, code.hexdigest()], sort_keys=True)
+    settings = json.dumps([frame_hash, overrides, code_version()], sort_keys=True)
     return f"{frame_hash[:12]}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
 
 

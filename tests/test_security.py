@@ -141,7 +141,10 @@ def test_a_pickle_in_place_of_a_model_is_refused_and_not_run(tmp_path: Path) -> 
 
 
 def test_a_pickle_in_place_of_a_checkpoint_is_passed_over_and_not_run(tmp_path: Path) -> None:
-    store, proof = CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s"), tmp_path / "owned"
+    store, proof = (
+        CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s", code_hash="c"),
+        tmp_path / "owned",
+    )
     planted = pickle.dumps(Owned(proof), protocol=2)
     store.folder.mkdir(parents=True, exist_ok=True)
     (store.folder / f"state-000001.{hashlib.sha256(planted).hexdigest()}.pt").write_bytes(planted)

@@ -5,14 +5,20 @@
     bundle.json      encoder, scores, spec, versions, the sha256 of every other file and of its own other fields
     MODEL_CARD.md, *.png   for people
 
-Contents depend on the data, the spec and the versions alone, not on times or paths: so the bundle's hash is its data
-version.
+Contents depend on the data, the spec and the versions; to their last bits also on how the training ran: on the device,
+the number of processes and of loading processes, and whether it held the frame in memory. Not on times and paths, and
+not on interruptions: so the bundle's hash is its data version.
 """
 
+import ctypes
+import errno
+import glob
 import hashlib
 import json
+import logging
 import os
 import pickle
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -30,6 +36,9 @@ from trainer.reference import SIDECAR_FILE
 
 MODEL_FILE = "best_model.pt"
 
+_logger = logging.getLogger("trainer")
+_REPLACED = "replaced"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 _OWN_HASH = "sha256"
 _WHAT_TO_DO = "train again, or roll back to another bundle"
 
@@ -150,14 +159,15 @@ def read_sidecar(path: Path | str) -> dict[str, Any]:
 def published(path: Path | str) -> Iterator[Path]:
     """A new directory to write to, which becomes `path` on leaving; nothing is left of it after an exception.
 
-    Readers see no half-written bundle. A bundle already at `path` is kept if identical and else replaced.
+    Readers see no half-written bundle. A bundle already at `path` is kept if identical and else replaced, in one step
+    where the file system can do that. Where it cannot, as over NFS, there is none for a moment; `require_replaceable`
+    puts back the old one if the process was killed in it.
 
     Raises:
-        BundleError: `path` holds something that is not a bundle.
+        BundleError: as `require_replaceable`.
     """
     target = Path(path)
-    if target.exists() and any(target.iterdir()) and not (target / SIDECAR_FILE).exists():
-        raise BundleError(f"{target} holds files and no {SIDECAR_FILE}, so it is no bundle and is not replaced")
+    require_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         draft = Path(scratch) / "draft"
@@ -170,9 +180,43 @@ def published(path: Path | str) -> Iterator[Path]:
             if bundle_hash(target) == bundle_hash(draft):
                 return
             # A directory with files cannot be renamed over. The old one goes with the scratch directory.
-            target.rename(Path(scratch) / "replaced")
-        draft.rename(target)
+            if not _exchanged(draft, target):
+                target.rename(Path(scratch) / _REPLACED)
+                draft.rename(target)
+        else:
+            draft.rename(target)
         _fsync(target.parent)
+
+
+def require_replaceable(path: Path | str) -> None:
+    """Refuse a `path` that holds something else than a bundle. A bundle whose replacement was cut off is put back.
+
+    Raises:
+        BundleError: it does.
+    """
+    target = Path(path)
+    replaced = target.parent.glob(f".{glob.escape(target.name)}.*/{_REPLACED}")
+    if not target.exists() and (left := next(replaced, None)):
+        left.rename(target)
+        _fsync(target.parent)
+        shutil.rmtree(left.parent)
+        _logger.warning("bundle %s is put back: its replacement was cut off", target)
+    if target.exists() and not target.is_dir():
+        raise BundleError(f"{target} is a file, not a directory, so it is no bundle and is not replaced")
+    if target.exists() and any(target.iterdir()) and not (target / SIDECAR_FILE).exists():
+        raise BundleError(f"{target} holds files and no {SIDECAR_FILE}, so it is no bundle and is not replaced")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two directories swap their names in one step; False where system or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        return False
+    if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
+        return True
+    if (number := ctypes.get_errno()) in {errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
+        return False
+    raise OSError(number, os.strerror(number), str(other))
 
 
 def _sealed(fields: Mapping[str, Any]) -> bytes:

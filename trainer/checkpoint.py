@@ -36,10 +36,10 @@ State = dict[str, Any]
 class CheckpointStore:
     """The checkpoints of one training, in one folder. Only the first process uses it."""
 
-    def __init__(self, model_output_dir: str, *, frame_hash: str, spec_hash: str) -> None:
+    def __init__(self, model_output_dir: str, *, frame_hash: str, spec_hash: str, code_hash: str) -> None:
         output = Path(model_output_dir)
         self.folder = output.with_name(output.name + ".checkpoints")
-        self._owner = {"frame": frame_hash, "spec": spec_hash}
+        self._owner = {"frame": frame_hash, "spec": spec_hash, "code": code_hash}
         #: What recoveries changed. Named after its owner: another training's changes are none of this one's.
         self.adjustments_file = self.folder / f"adjustments-{frame_hash[:12]}-{spec_hash[:12]}.json"
         self._best_name: str | None = None
@@ -68,13 +68,14 @@ class CheckpointStore:
         """The newest good checkpoint and its best model, or None if there is none. Later ones, all bad, are deleted.
 
         Raises:
-            CheckpointMismatchError: it belongs to another frame or spec.
+            CheckpointMismatchError: it belongs to another frame, spec or version of the trainer's code.
         """
-        for file in reversed(self._files("state")):
+        files = self._files("state")
+        for file in reversed(files):
             state = _read(file)
             best = _read(self.folder / state["best"]) if state is not None and state["best"] else None
             if state is None or (state["best"] and best is None):
-                _logger.warning("checkpoint %s is corrupt or incomplete: the one before it is used", file)
+                _logger.warning("checkpoint %s is corrupt or incomplete: it is not used", file)
                 continue
             self._check_owner(state["owner"])
             self._best_name, self._best_epoch = state["best"], best["EPOCH"] if best is not None else 0
@@ -82,6 +83,8 @@ class CheckpointStore:
                 if _number(later) > _number(file):
                     later.unlink()
             return state, best
+        if files:
+            _logger.warning("no checkpoint in %s is good: the training begins anew", self.folder)
         return None
 
     def remove(self) -> None:
@@ -98,9 +101,9 @@ class CheckpointStore:
 
     def _check_owner(self, owner: dict[str, str]) -> None:
         for what, expected in self._owner.items():
-            if owner[what] != expected:
+            if (found := owner.get(what, "unknown")) != expected:
                 raise CheckpointMismatchError(
-                    f"the checkpoints in {self.folder} belong to the {what} {owner[what]}, but this training's {what} "
+                    f"the checkpoints in {self.folder} belong to the {what} {found}, but this training's {what} "
                     f"is {expected}: give back that {what}, or remove the folder to begin anew"
                 )
 

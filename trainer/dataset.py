@@ -12,8 +12,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from trainer.baselines import BASELINE_COLUMNS
-from trainer.frame import evenly_spaced, floats, require_columns, split_masks, week_span
+from trainer.checks import require_trainable
+from trainer.frame import evenly_spaced, floats, split_masks, week_span
 from trainer.history import History
 from trainer.inputs import Encoded, Encoder
 from trainer.level import Floats, signed_log
@@ -154,9 +154,9 @@ class Dataset:
             fit: gives the encoder, from the training rows.
 
         Raises:
-            FrameError: a column is missing, or the table is too short for the split.
+            FrameError: the table is too short for the split, or as `require_trainable`.
         """
-        require_columns(table, [spec.label, spec.holiday, *BASELINE_COLUMNS])
+        require_trainable(table, spec)
         training_mask, validation_mask = split_masks(table, spec)
         training_table = table.filter(pa.array(training_mask))
         rows = training_table.num_rows

@@ -24,6 +24,7 @@ from trainer.level import Floats
 from trainer.spec import TrainSpec
 
 _logger = logging.getLogger("trainer")
+_LONG_WAIT = timedelta(days=1)
 
 
 def env_rank() -> int:
@@ -131,6 +132,17 @@ def agreed(world: World) -> Iterator[None]:
     if first := next(filter(None, told), None):
         name, message = json.loads(first)
         raise getattr(errors, name)(message) from failure
+
+
+@contextmanager
+def patiently(world: World) -> Iterator[None]:
+    """A block in which one process may work for longer than `timeout_sec` while the others wait at its end."""
+    group = dist.new_group(backend="gloo", timeout=_LONG_WAIT) if world.size > 1 else None
+    try:
+        yield
+    finally:
+        if group is not None:
+            dist.barrier(group)
 
 
 def local_device() -> torch.device:

@@ -4,7 +4,7 @@ TrainerError                the caller's mistake: one clear line, no traceback, 
  ├─ SpecError               the training spec: names the field, its value and what is allowed
  ├─ FrameError              the training frame: incomplete, corrupt, or too short for the split
  ├─ BundleError             the model bundle: incomplete or corrupt
- └─ CheckpointMismatchError a checkpoint of another frame or spec: names the two hashes
+ └─ CheckpointMismatchError a checkpoint of another frame, spec or code: names the two hashes
 TrainingFailure             what happened to the training: one clear line, exit status 1
  ├─ DivergedError           the loss stayed NaN or exploding after several roll-backs
  ├─ OutOfDeviceMemoryError  not even the smallest part of a batch fits on the device
@@ -39,7 +39,7 @@ class BundleError(TrainerError):
 
 
 class CheckpointMismatchError(TrainerError):
-    """The checkpoint was written by a training on another frame or by another spec."""
+    """The checkpoint was written by a training on another frame, by another spec, or by another trainer's code."""
 
 
 class TrainingFailure(RuntimeError):  # noqa: N818 - a family of errors

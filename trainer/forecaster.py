@@ -17,7 +17,7 @@ from trainer.frame import floats, require_columns
 from trainer.history import History
 from trainer.inputs import Encoder
 from trainer.level import Floats, signed_exp, signed_log
-from trainer.quantiles import MEDIAN, Spread, calibrated_spread, rescaled
+from trainer.quantiles import MEDIAN, QUANTILES, Spread, calibrated_spread, rescaled
 from trainer.windows import read_windows
 
 _ROWS_AT_ONCE = 16_384
@@ -87,6 +87,8 @@ def mean_correction(
     if index_N is None:
         index_N = torch.arange(len(inputs), device=inputs.numeric.device)
     rows = len(index_N)
+    if not rows:
+        return inputs.numeric.new_empty(0, len(QUANTILES))
     if block_rows is not None:
         index_N = torch.cat([index_N, index_N[-1:].expand(-rows % block_rows)])
     blocks = torch.split(index_N, block_rows or _ROWS_AT_ONCE)

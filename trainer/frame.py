@@ -45,19 +45,26 @@ def read_manifest(path: Path | str) -> Manifest:
     """Read the manifest of the frame published at `path`.
 
     Raises:
-        FrameError: the frame has no `_SUCCESS`.
+        FrameError: the frame has no `_SUCCESS`, or its manifest is missing or broken.
     """
     root = Path(path)
     if not (root / COMPLETION_MARKER).is_file():
         raise FrameError(f"frame {root} is not complete: it has no {COMPLETION_MARKER} file")
-    fields: dict[str, Any] = json.loads((root / "manifest.json").read_text(encoding="utf-8"))
-    return Manifest(
-        content_hash=fields["content_hash"],
-        rows=fields["rows"],
-        columns=tuple(column["name"] for column in fields["columns"]),
-        chunks=tuple(root / chunk["file"] for chunk in fields["chunks"]),
-        sha256=tuple(chunk["sha256"] for chunk in fields["chunks"]),
-    )
+    file = root / "manifest.json"
+    try:
+        fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        return Manifest(
+            content_hash=fields["content_hash"],
+            rows=fields["rows"],
+            columns=tuple(column["name"] for column in fields["columns"]),
+            chunks=tuple(root / chunk["file"] for chunk in fields["chunks"]),
+            sha256=tuple(chunk["sha256"] for chunk in fields["chunks"]),
+        )
+    except OSError as error:
+        raise FrameError(f"manifest {file} cannot be read: {error.strerror}: publish the frame again") from error
+    except (ValueError, KeyError, TypeError) as error:
+        cause = f"{type(error).__name__}: {error}"
+        raise FrameError(f"manifest {file} is broken ({cause}): publish the frame again") from error
 
 
 def read_frame(path: Path | str) -> Frame:
@@ -100,23 +107,53 @@ def require_columns(table: pa.Table, names: Iterable[str]) -> None:
 
 
 def floats(table: pa.Table, name: str) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """A numeric or boolean column as float64; null becomes NaN."""
+    """A numeric or boolean column as float64; null becomes NaN.
+
+    Raises:
+        FrameError: it holds something else.
+    """
     column = table[name]
     if column.type != pa.float64():
-        column = column.cast(pa.float64())
+        try:
+            column = column.cast(pa.float64())
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise FrameError(f"column {name} is of type {column.type} and does not hold numbers alone") from error
     return np.asarray(column.to_numpy(), dtype=np.float64)
 
 
 def week_numbers(table: pa.Table, timestamp: str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Each row's week, counted from 1970-01-01; a chain's weekly dates lie 1 apart."""
-    column = pc.cast(table[timestamp], pa.timestamp("us", "UTC")).cast(pa.int64())
+    """Each row's week, counted from 1970-01-01; a chain's weekly dates lie 1 apart.
+
+    Raises:
+        FrameError: as `first_and_last`.
+    """
+    column = _times(table, timestamp).cast(pa.int64())
     return np.asarray(column.to_numpy() // _MICROSECONDS_PER_WEEK, dtype=np.int64)
 
 
+def first_and_last(table: pa.Table, timestamp: str) -> tuple[datetime, datetime]:
+    """The ends of a column of dates or timestamps, in UTC; those without a time zone are taken for UTC.
+
+    Raises:
+        FrameError: it holds something else, or a time is missing.
+    """
+    ends = pc.min_max(_times(table, timestamp)).as_py()
+    return ends["min"], ends["max"]
+
+
 def week_span(table: pa.Table, timestamp: str) -> tuple[str, str]:
-    """The first and the last week's date, as YYYY-MM-DD."""
-    ends = pc.min_max(table[timestamp]).as_py()
-    return f"{ends['min']:%Y-%m-%d}", f"{ends['max']:%Y-%m-%d}"
+    """The first and the last week's date, as YYYY-MM-DD. Raises as `first_and_last`."""
+    first, last = first_and_last(table, timestamp)
+    return f"{first:%Y-%m-%d}", f"{last:%Y-%m-%d}"
+
+
+def _times(table: pa.Table, timestamp: str) -> pa.ChunkedArray:
+    column = table[timestamp]
+    if not (pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)):
+        raise FrameError(f"column {timestamp} is of type {column.type}; allowed: a date or a timestamp")
+    if column.null_count:
+        raise FrameError(f"column {timestamp} is missing in {column.null_count} of the rows: each needs its week")
+    return pc.cast(column, pa.timestamp("us", "UTC"))
 
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
@@ -131,7 +168,7 @@ class Split:
 
     @classmethod
     def of(cls, first: datetime, last: datetime, spec: TrainSpec) -> Self:
-        """The split of a frame from its first to its last timestamp.
+        """The split of a frame from its first to its last timestamp, as `first_and_last`.
 
         The last `val_size` calendar weeks are validated, or all after `cutoff_date` and the gap; the `gap_weeks` before
         them are neither.
@@ -167,13 +204,12 @@ def split_masks(table: pa.Table, spec: TrainSpec) -> tuple[Mask, Mask]:
     """Which rows may be trained on and which are validated; as `Split.of`.
 
     Raises:
-        FrameError: the table is too short for that split.
+        FrameError: the table is too short for that split, or as `first_and_last`.
     """
     require_columns(table, [spec.timestamp])
     if not table.num_rows:
         raise _too_short(0, MIN_TRAINING_WEEKS + spec.gap_weeks + spec.val_size, spec)
-    ends = pc.min_max(table[spec.timestamp]).as_py()
-    return Split.of(ends["min"], ends["max"], spec).masks(week_numbers(table, spec.timestamp))
+    return Split.of(*first_and_last(table, spec.timestamp), spec).masks(week_numbers(table, spec.timestamp))
 
 
 def evenly_spaced(first: int, last: int, total: int, wanted: int) -> Mask:
@@ -188,8 +224,7 @@ def evenly_spaced(first: int, last: int, total: int, wanted: int) -> Mask:
 
 
 def _week(timestamp: datetime) -> int:
-    aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)
-    return int((aware - _EPOCH) // timedelta(weeks=1))
+    return int((timestamp - _EPOCH) // timedelta(weeks=1))
 
 
 def _too_short(present: int, needed: int, spec: TrainSpec) -> FrameError:

@@ -7,27 +7,30 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.distributed as dist
 
 from trainer.baselines import score_baselines
-from trainer.bundle import bundle_hash, published, write_bundle
+from trainer.bundle import bundle_hash, published, require_replaceable, write_bundle
 from trainer.card import write_card
 from trainer.checkpoint import CheckpointStore
-from trainer.distributed import World, agreed
+from trainer.distributed import World, agreed, patiently
 from trainer.evaluation import Evaluation
 from trainer.fitting import fit
 from trainer.forecaster import Forecaster
 from trainer.frame import week_span
-from trainer.loading import Prepared, agreed_manifest, choose_loading, prepare
+from trainer.learner import amp_dtype
+from trainer.loading import Prepared, agreed_manifest, choose_loading, choose_workers, prepare
 from trainer.model import model_config
 from trainer.outcome import EpochReport, Fitted
 from trainer.plots import write_plots
 from trainer.quantiles import QUANTILES
-from trainer.recovery import adjustments_together
+from trainer.recovery import Adjustments, adjustments_together
 from trainer.report import Report
 from trainer.signals import stop_on_signal
 from trainer.sources import provide_frame
 from trainer.spec import TrainSpec
 from trainer.training import OnStep, Surroundings
+from trainer.version import code_version
 
 # What differs between two runs of the same training does not belong in a bundle that is known by its hash.
 _PLACES = ("frame_path", "model_output_dir", "feast_repo_path")
@@ -46,25 +49,48 @@ def run(spec: TrainSpec, world: World, report: Report, on_step: OnStep = lambda 
             `trainer.sources.provide_frame` say what. All processes raise the same, but for a device without memory.
     """
     with stop_on_signal() as stop:
+        with agreed(world):
+            if world.rank == 0:
+                require_replaceable(spec.model_output_dir)
         provide_frame(spec, world, stop)
         manifest = agreed_manifest(spec, world)
         checkpoints = CheckpointStore(
-            spec.model_output_dir, frame_hash=manifest.content_hash, spec_hash=spec.identity()
+            spec.model_output_dir,
+            frame_hash=manifest.content_hash,
+            spec_hash=spec.identity(),
+            code_hash=code_version(),
         )
-        adjustments = adjustments_together(checkpoints.adjustments_file, world)
+        adjustments = adjustments_together(checkpoints.adjustments_file, world).for_learning_rate(spec.learning_rate)
         loading = adjustments.loading or choose_loading(manifest, spec, world)
-        adjustments = replace(adjustments, loading=loading)
-        data = prepare(manifest, spec, world, loading)
+        workers = adjustments.workers or choose_workers(loading, world)
+        adjustments = replace(adjustments, loading=loading, workers=workers)
+        data = prepare(manifest, spec, world, loading, workers)
         with agreed(world):
             if world.rank == 0:
                 adjustments.save(checkpoints.adjustments_file)
+        report.event("started", _started(spec, world, data, adjustments))
         config = model_config(spec, data.encoder)
         around = Surroundings(world=world, report=report, checkpoints=checkpoints, stop=stop, on_step=on_step)
         fitted, history = fit(config, data.batches, data.validation, spec, around, adjustments)
-        with agreed(world):
+        with agreed(world), patiently(world):
             if world.rank == 0:
                 _publish(spec, manifest.content_hash, data, fitted, history, report)
                 checkpoints.remove()
+
+
+def _started(spec: TrainSpec, world: World, data: Prepared, adjustments: Adjustments) -> dict[str, Any]:
+    """What was left open until now. Not in the bundle: a training may go on elsewhere, and end in the same."""
+    device = torch.cuda.get_device_name(world.device) if world.device.type == "cuda" else "cpu"
+    return {
+        "device": device,
+        "backend": dist.get_backend(world.gradients) if world.size > 1 else "none",
+        "processes": world.size,
+        "loading": adjustments.loading,
+        "workers": adjustments.workers,
+        "batch_size": data.batches.batch_size,
+        "precision": str(amp_dtype(spec, world.device)).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def _publish(
@@ -90,6 +116,7 @@ def _publish(
         "baselines": baselines,
         "history": [{k: v for k, v in epoch.to_dict().items() if k not in _OF_THE_MACHINE} for epoch in history],
         "versions": {
+            "code": code_version(),
             "python": platform.python_version(),
             "torch": torch.__version__,
             "numpy": np.__version__,

@@ -4,7 +4,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +14,11 @@ from trainer.distributed import World, agreed
 from trainer.errors import FrameError
 from trainer.frame import Manifest, read_frame, read_manifest
 from trainer.inputs import Encoder
+from trainer.machine import available_workers, free_memory
 from trainer.sampling import Batches, MemoryBatches
 from trainer.scanning import scan
 from trainer.spec import TrainSpec
-from trainer.streaming import StreamedBatches, StreamedRows, available_workers
+from trainer.streaming import StreamedBatches, StreamedRows
 from trainer.windows import SalesPanel, with_windows
 
 _COPIES_IN_MEMORY = 4  # as Arrow, as float64 while it is encoded, and as tensors
@@ -59,26 +59,26 @@ def choose_loading(manifest: Manifest, spec: TrainSpec, world: World) -> str:
     return "stream" if world.any(size > _SHARE_OF_FREE_MEMORY * free_memory()) else "memory"
 
 
-def free_memory() -> int:
-    """Bytes that this machine, or the control group of this container, can still give."""
-    lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()) != "max":
-        return min(available, int(text) - int(used.read_text(encoding="ascii")))
-    return available
+def choose_workers(loading: str, world: World) -> int:
+    """Loading processes of each training process: as many as the CPUs of the smallest machine allow; 0 in memory."""
+    if loading == "memory":
+        return 0
+    # The rows are dealt out by this number: it has to be the same on all machines.
+    return min(int(workers) for workers in world.gather(str(available_workers())))
 
 
-def prepare(manifest: Manifest, spec: TrainSpec, world: World, loading: str) -> Prepared:
+def prepare(manifest: Manifest, spec: TrainSpec, world: World, loading: str, workers: int = 0) -> Prepared:
     """Read the frame, fit the encoder on training rows, once for all processes, and encode.
 
     Args:
         loading: "memory" or "stream".
+        workers: of a streamed frame, the loading processes of each training process; 0 loads in that itself.
 
     Raises:
-        FrameError: a chunk is corrupt, a column is missing, or the frame is too short for the split; on all processes.
+        FrameError: a chunk is corrupt, the frame is too short for the split, or as `trainer.checks.require_trainable`;
+            on all processes.
     """
-    return _in_memory(spec, world) if loading == "memory" else _streamed(manifest, spec, world)
+    return _in_memory(spec, world) if loading == "memory" else _streamed(manifest, spec, world, workers)
 
 
 def _in_memory(spec: TrainSpec, world: World) -> Prepared:
@@ -101,7 +101,7 @@ def _in_memory(spec: TrainSpec, world: World) -> Prepared:
     )
 
 
-def _streamed(manifest: Manifest, spec: TrainSpec, world: World) -> Prepared:
+def _streamed(manifest: Manifest, spec: TrainSpec, world: World, workers: int) -> Prepared:
     with agreed(world):
         found = scan(manifest, spec)
     panel = None
@@ -126,7 +126,7 @@ def _streamed(manifest: Manifest, spec: TrainSpec, world: World) -> Prepared:
     )
     return Prepared(
         encoder=rows.encoder,
-        batches=StreamedBatches(rows, largest=spec.batch_size, world=world, workers=available_workers()),
+        batches=StreamedBatches(rows, largest=spec.batch_size, world=world, workers=workers),
         validation=Rows.of(found.validation, rows.encoder, spec, panel, world.device),
         # With their windows, so that a forecaster can read them as it reads any table.
         validation_table=with_windows(found.validation, panel) if panel else found.validation,

@@ -1,5 +1,6 @@
 """Epoch metrics in a Prometheus Pushgateway, for jobs that end before they are scraped."""
 
+import http.client
 import logging
 import urllib.request
 from collections.abc import Mapping
@@ -31,10 +32,10 @@ class Pushgateway:
             return
         numbers = {name: value for name, value in event.items() if isinstance(value, int | float)}
         lines = [f"# TYPE {_PREFIX}{name} gauge\n{_PREFIX}{name} {value}\n" for name, value in numbers.items()]
-        request = urllib.request.Request(  # noqa: S310 - the scheme is checked
-            self._url, "".join(lines).encode(), {"Content-Type": "text/plain; version=0.0.4"}, method="PUT"
-        )
         try:
+            request = urllib.request.Request(  # noqa: S310 - the scheme is checked
+                self._url, "".join(lines).encode(), {"Content-Type": "text/plain; version=0.0.4"}, method="PUT"
+            )
             urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS).close()  # noqa: S310
-        except OSError as error:
-            _logger.warning("the epoch's metrics did not reach %s: %s", self._url, error)
+        except (OSError, http.client.HTTPException, ValueError) as error:  # unreachable, no HTTP, no URL
+            _logger.warning("the epoch's metrics did not reach %s: %s", self._url, error or type(error).__name__)

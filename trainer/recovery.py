@@ -26,13 +26,17 @@ class Adjustments:
     """Changes to what the spec asks for, and what it left open.
 
     loading: how the frame is loaded, "memory" or "stream", once that is decided: the order of rows depends on it.
+    workers: loading processes of each training process, likewise; 0 while there is nothing to stream.
     rollbacks: how often the loss diverged; each halves the learning rate.
+    learning_rate: the spec's, which they halved.
     memory_splits: how often the device ran out of memory; each halves the part of a batch that is computed at a time.
         The step still averages the gradients of the whole batch, so what is learned does not change.
     """
 
     loading: str = ""
+    workers: int = 0
     rollbacks: int = 0
+    learning_rate: float = 0.0
     memory_splits: int = 0
 
     @property
@@ -49,6 +53,11 @@ class Adjustments:
     def saves_memory(self) -> bool:
         """Whether gradient checkpointing is on, whatever the spec says."""
         return self.memory_splits > 0
+
+    def for_learning_rate(self, learning_rate: float) -> Self:
+        """The same for a spec of this learning rate. Roll-backs were of the one before, if that was another."""
+        rollbacks = self.rollbacks if learning_rate == self.learning_rate else 0
+        return replace(self, learning_rate=learning_rate, rollbacks=rollbacks)
 
     def after_divergence(self, reason: str) -> Self:
         """For the next try at half the learning rate.

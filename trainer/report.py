@@ -1,6 +1,7 @@
 """What a training tells the outside, as events that several sinks receive: log lines, and others where they are wanted.
 
 Events, also the custom messages over Dagster Pipes:
+    {"type": "started", ...}    what was chosen for it: device, backend, processes, loading, rows of a step, precision
     {"type": "epoch", ...}      the fields of `trainer.training.EpochReport`
     {"type": "resumed", "epoch": int, "step": int}      it goes on from a checkpoint; step counts from the beginning
     {"type": "recovered", "kind": str, "message": str}  it cured what `kind` names, and goes on

@@ -2,16 +2,16 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from trainer.baselines import BASELINE_COLUMNS
+from trainer.checks import require_trainable
 from trainer.errors import FrameError
-from trainer.frame import Manifest, Split, evenly_spaced, read_chunk, week_numbers
+from trainer.frame import Manifest, Split, evenly_spaced, first_and_last, read_chunk, week_numbers
 from trainer.level import LEVEL_COLUMNS
 from trainer.spec import SEQUENCE_MODELS, TrainSpec
 
@@ -45,14 +45,15 @@ def scan(manifest: Manifest, spec: TrainSpec) -> Scan:
     """Look through the frame; the content of every chunk is checked.
 
     Raises:
-        FrameError: a chunk is corrupt, a column is missing, or the frame is too short for the split.
+        FrameError: a chunk is corrupt, a column is missing, the frame is too short for the split, or as
+            `require_trainable`.
     """
     columns = _columns(manifest, spec)
-    timestamps, weeks = [], []
+    timestamps: list[datetime] = []
+    weeks = []
     for chunk, sha256 in zip(manifest.chunks, manifest.sha256, strict=True):
         table = read_chunk(chunk, sha256, [spec.timestamp])
-        ends = pc.min_max(table[spec.timestamp]).as_py()
-        timestamps += [ends["min"], ends["max"]]
+        timestamps += first_and_last(table, spec.timestamp)
         weeks.append(Counter(week_numbers(table, spec.timestamp).tolist()))
     first = min(timestamps)
     split = Split.of(first, max(timestamps), spec)
@@ -80,11 +81,13 @@ def _columns(manifest: Manifest, spec: TrainSpec) -> tuple[str, ...]:
 def _kept_rows(
     manifest: Manifest, spec: TrainSpec, columns: tuple[str, ...], split: Split, training_rows: tuple[int, ...]
 ) -> dict[str, Any]:
-    total, offset = sum(training_rows), 0
+    total, offset, rows_before = sum(training_rows), 0, 0
     wanted = min(_FITTED_ROWS, spec.sample_size or total)
     validation, gap, fitted, labels = [], [], [], []
     for chunk, sha256, rows in zip(manifest.chunks, manifest.sha256, training_rows, strict=True):
         table = read_chunk(chunk, sha256, list(columns))
+        require_trainable(table, spec, rows_before)
+        rows_before += table.num_rows
         training_N, validation_N = split.masks(week_numbers(table, spec.timestamp))
         validation.append(table.filter(pa.array(validation_N)))
         gap.append(table.filter(pa.array(~(training_N | validation_N))))

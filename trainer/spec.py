@@ -160,6 +160,11 @@ class TrainSpec:
             columns = getattr(self, name)
             self._check(name, len(set(columns)) == len(columns), "columns named once")
             self._check(name, self.label not in columns, f"columns without the label {self.label!r}")
+        # The bundle is renamed to it, and checkpoints lie beside it under its name.
+        named = Path(self.model_output_dir).name not in {"", ".."}
+        self._check("model_output_dir", named, "a directory with a name of its own")
+        enough = bool(self.categorical_features) or self.model_type != "tft"
+        self._check("categorical_features", enough, "one column or more, for model_type tft")
         self._check("hidden_dims", bool(self.hidden_dims) and min(self.hidden_dims) >= 1, "numbers of units, 1 or more")
         for name in _AT_LEAST_ONE:
             self._check(name, getattr(self, name) >= 1, "1 or more")

@@ -9,10 +9,12 @@ Shapes: N rows, B rows of one process's share of a batch.
 """
 
 import math
-import os
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing import resource_tracker
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +32,6 @@ from trainer.spec import TrainSpec
 from trainer.windows import SalesPanel
 
 _PIECES_AT_ONCE = 4
-_MAX_WORKERS = 8
 _PREFETCHED = 4
 
 _Sample = tuple[ModelInputs, Tensor, Tensor]
@@ -80,6 +81,8 @@ class StreamedBatches:
             pin_memory=world.device.type == "cuda",
             prefetch_factor=_PREFETCHED if workers else None,
             persistent_workers=workers > 0,
+            # Without one of its own the loader draws from the stream that dropout draws from: once for each start.
+            generator=torch.Generator(),
             # A forked child of a process with threads (Arrow, gloo, CUDA) may hang.
             multiprocessing_context="spawn" if workers else None,
         )
@@ -88,8 +91,10 @@ class StreamedBatches:
         """As `Batches.epoch`."""
         self._stream.set_epoch(epoch)
         device = self._world.device
+        with _children_without_signals() if self._loader.num_workers else nullcontext():
+            samples = iter(self._loader)
         for (numeric_BF, codes_BC, history_BTH), target_B, weight_B in islice(
-            self._loader, rows_done // self.batch_size, None
+            samples, rows_done // self.batch_size, None
         ):
             history = None if history_BTH is None else history_BTH.to(device, non_blocking=True)
             inputs = (numeric_BF.to(device, non_blocking=True), codes_BC.to(device, non_blocking=True), history)
@@ -100,10 +105,19 @@ class StreamedBatches:
             )
 
 
-def available_workers() -> int:
-    """Loading processes for each training process: the machine's CPUs that training itself does not take."""
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(_MAX_WORKERS, len(os.sched_getaffinity(0)) // local - 1))
+@contextmanager
+def _children_without_signals() -> Iterator[None]:
+    """Processes started here never hear SIGTERM and SIGINT, which torchrun and a terminal send to all of the group.
+
+    A loading process that died of one would end the training before it has saved its state. One whose training is gone
+    ends by itself. Blocked signals stay so in children, from their first moment; this process hears its own afterwards.
+    """
+    resource_tracker.ensure_running()  # of multiprocessing: where it still has to be started, that unblocks both
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)
@@ -152,9 +166,14 @@ class _Lanes(IterableDataset[_Sample]):
                     steps += 1
             rest = table.slice(full)
         for _ in range(self.steps - steps):
-            # No lane is without rows, or the frame would have fewer training rows than there are lanes.
-            assert encoded is not None  # noqa: S101
+            if encoded is None:
+                encoded = self._encode(self._any_row())
             yield _sample(encoded, len(encoded), self._share)
+
+    def _any_row(self) -> pa.Table:
+        """A row of another lane: of a few rows, a lane may have got none."""
+        pieces = (piece for lane in range(self._lanes) for piece in self._pieces(lane))
+        return self._read(next(piece for piece in pieces if self._wanted(piece))).slice(0, 1)
 
     def _pieces(self, lane: int) -> list[_Piece]:
         total = sum(self._rows.training_rows)

@@ -82,7 +82,7 @@ class TemporalFusionTransformer(nn.Module):
         rows, weeks, _ = history_BTH.shape
         context_BTD = c_BD["c_s"][:, None].expand(-1, weeks, -1)
         past_BTD = self.past_selection(self.past_projection(history_BTH.flatten(0, 1)), context_BTD.flatten(0, 1))
-        past_BTD = past_BTD.view(rows, weeks, -1)
+        past_BTD = past_BTD.unflatten(0, (rows, weeks))
         future_B1D = self.future_selection(self.future_projection(numeric_BF), c_BD["c_s"])[:, None]
         state = tuple(c_BD[name].expand(self.lstm_layers, -1, -1).contiguous() for name in ("c_h", "c_c"))
         encoded_BTD, state = self.encoder(past_BTD, state)

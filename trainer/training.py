@@ -32,11 +32,11 @@ from trainer.recovery import Adjustments, DivergenceFoundError
 from trainer.report import Report
 from trainer.rng import restore_rng, rng_state
 from trainer.sampling import Batches
+from trainer.schedule import warm_cosine
 from trainer.signals import StopRequest
 from trainer.spec import TrainSpec
 from trainer.usage import device_usage
 
-_WARMUP_SHARE = 0.05
 _CHECK_EVERY = 50
 _EXPLOSION_FACTOR = 10.0
 _PROGRESS_SECONDS = 1.0
@@ -109,7 +109,7 @@ class Training:
             The best epoch's model, and the reports of all epochs.
 
         Raises:
-            DivergenceFoundError: the loss is NaN or has exploded; on all processes alike.
+            DivergenceFoundError: the loss is NaN or has exploded, or the score is not finite; on all processes alike.
             Interrupted: a process was asked to stop; on all alike, after the same step.
             CheckpointWriteError: a checkpoint could not be written.
             torch.OutOfMemoryError: on this process.
@@ -138,7 +138,7 @@ class Training:
         started, first_row = time.perf_counter(), self._rows_done
         for batch in self._batches.epoch(self._epoch, self._rows_done):
             stopping = self._ask_to_stop()
-            self._loss_sum += self.learner.step(batch, self._learning_rate()) * self._batches.batch_size
+            self._loss_sum += self.learner.step(batch, self._learning_rate(self._step)) * self._batches.batch_size
             self._rows_done += self._batches.batch_size
             self._around.on_step(self.learner.steps, self.learner.model)
             self._send_progress()
@@ -150,6 +150,8 @@ class Training:
                 self._save()
         self._check_loss()
         report = self._evaluated(started, self._rows_done - first_row)
+        if not math.isfinite(report.wmae):
+            raise DivergenceFoundError(f"the validation WMAE of epoch {self._epoch} is {report.wmae:g}")
         self._history.append(report)
         if self._best is None or report.wmae < self._history[self._best["EPOCH"] - 1].wmae:
             self._best = self._snapshot(report)
@@ -159,8 +161,8 @@ class Training:
         self._around.report.event("epoch", {**report.to_dict(), **self._progress()})
         self._save()
 
-    def _learning_rate(self) -> float:
-        factor = warm_cosine(self._step, self._total_steps) * self._adjustments.learning_rate_factor
+    def _learning_rate(self, step: int) -> float:
+        factor = warm_cosine(step, self._total_steps) * self._adjustments.learning_rate_factor
         return self._spec.learning_rate * factor
 
     def _ask_to_stop(self) -> Callable[[], bool]:
@@ -204,7 +206,7 @@ class Training:
             training_loss=float(loss_sum) / (self._rows_done * self._world.size),
             validation_loss=validation_loss,
             **validation_scores,
-            learning_rate=self._learning_rate(),
+            learning_rate=self._learning_rate(self._step - 1),  # the last step's
             epoch_duration_sec=elapsed,
             rows_per_second=rows / elapsed,
             **device_usage(self._world.device),
@@ -216,7 +218,9 @@ class Training:
         share = slice(self._world.rank, None, self._world.size)
         index_N = torch.arange(len(rows), device=self._world.device)[share]
         correction_NQ = mean_correction(self.learner.average, rows.inputs, index_N)
-        loss_sum = batch_loss(correction_NQ[None], rows.batch(index_N)).double() * len(index_N)
+        loss_sum = torch.zeros(())
+        if len(index_N):
+            loss_sum = batch_loss(correction_NQ[None], rows.batch(index_N)).double() * len(index_N)
         correction_N = correction_NQ[:, MEDIAN]
         forecast_N = signed_exp(rows.start[share] + correction_N.cpu().numpy().astype(np.float64))
         sums = score_sums(rows.actual[share], forecast_N, rows.is_holiday[share])
@@ -290,9 +294,3 @@ class Training:
             self._loss_sum.fill_(sum(each["loss_sum"] for each in ranks) * self._world.size / len(ranks))
         self._checked = (self._rows_done, self._loss_sum.item())
         return True
-
-
-def warm_cosine(step: float, steps: int) -> float:
-    """Learning rate factor by step: a short linear rise, then half a cosine down to 0."""
-    warmup = max(1, int(steps * _WARMUP_SHARE))
-    return min(1.0, (step + 1) / warmup) * (1 + math.cos(math.pi * min(1.0, step / steps))) / 2

@@ -10,6 +10,8 @@ import pytest
 import torch
 from trainer_frames import made_up_table, publish_frame, replaced
 
+from forecast_assets.training_run import bundle_name
+from trainer import version
 from trainer.bundle import bundle_hash, load_model, published, read_sidecar, write_sidecar
 from trainer.distributed import joined_world
 from trainer.errors import BundleError, FrameError
@@ -20,6 +22,7 @@ from trainer.job import run
 from trainer.metrics import evaluate
 from trainer.report import Report
 from trainer.spec import DEFAULT_NUMERIC_FEATURES, TrainSpec
+from trainer.version import code_version
 from trainer.windows import validation_rows
 
 FEATURES = (*DEFAULT_NUMERIC_FEATURES, "temperature", "markdown1", "has_markdown")
@@ -119,6 +122,20 @@ def test_training_again_gives_the_same_bundle_elsewhere(spec: TrainSpec, tmp_pat
     train(TrainSpec(**again))
     assert bundle_hash(tmp_path / "bundle") == bundle_hash(spec.model_output_dir)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bundle", "frame"]
+
+
+def test_bundle_names_the_code_it_was_made_by_and_that_follows_every_change_of_it(
+    spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_sidecar(spec.model_output_dir)["versions"]["code"] == code_version()
+    frame, other = "0" * 64, Path(shutil.copytree(Path(version.__file__).parent, tmp_path / "trainer"))
+    name = bundle_name(frame, {})
+    monkeypatch.setattr(version, "files", lambda _package: other)
+    assert bundle_name(frame, {}) == name
+    with (other / "tft.py").open("a") as file:
+        file.write("# changed")
+    assert code_version() != read_sidecar(spec.model_output_dir)["versions"]["code"]
+    assert bundle_name(frame, {}) != name
 
 
 def test_new_bundle_replaces_the_old_one(spec: TrainSpec, tmp_path: Path) -> None:

@@ -82,7 +82,8 @@ def test_two_processes_learn_what_one_learns(alone: tuple[Path, str], under_dags
 
 def test_epochs_and_the_result_reach_dagster(under_dagster: Path) -> None:
     bundle, sent = under_dagster / "bundle", messages(under_dagster)
-    epochs = [m["params"]["payload"] for m in sent if m["method"] == "report_custom_message"]
+    started, *epochs = [m["params"]["payload"] for m in sent if m["method"] == "report_custom_message"]
+    assert (started["type"], started["processes"], started["backend"]) == ("started", 2, "gloo")
     assert [(epoch["type"], epoch["epoch"], epoch["num_epochs"]) for epoch in epochs] == [
         ("epoch", number, 3) for number in (1, 2, 3)
     ]
@@ -99,7 +100,7 @@ def test_epochs_and_the_result_reach_dagster(under_dagster: Path) -> None:
 
 def test_epochs_and_the_result_are_logged_where_dagster_is_not(alone: tuple[Path, str]) -> None:
     events = [line.split(" [Rank 0] INFO ")[1].split("=")[0] for line in alone[1].splitlines()]
-    assert events == ["epoch epoch"] * 3 + ["result eval/wmae"]
+    assert events == ["started device", *["epoch epoch"] * 3, "result eval/wmae"]
 
 
 def test_processes_killed_at_any_step_and_a_torchrun_asked_to_stop_end_in_the_bundle_of_an_undisturbed_run(

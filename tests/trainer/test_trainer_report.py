@@ -1,10 +1,11 @@
 """What a training reports reaches everyone who asked for it."""
 
 import json
+import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -101,6 +102,32 @@ def test_pushgateway_that_is_gone_stops_no_training(caplog: pytest.LogCaptureFix
         pass
     Report([Pushgateway(url)]).event("epoch", EPOCH)
     assert "did not reach" in caplog.text
+
+
+@contextmanager
+def no_gateway() -> Iterator[str]:
+    """Something else at that port, that speaks before it is spoken to."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.sendall(b"SSH-2.0-none\r\n")
+                connection.recv(65536)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("somewhere", [no_gateway(), nullcontext("http://127.0.0.1:abc"), nullcontext("http://[::1")])
+def test_pushgateway_that_is_none_stops_no_training(
+    somewhere: AbstractContextManager[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    with somewhere as url:
+        Report([Pushgateway(url)]).event("epoch", EPOCH)
+    assert f"did not reach {url}" in caplog.text
 
 
 def test_pushgateway_must_be_an_http_url() -> None:

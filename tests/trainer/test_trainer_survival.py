@@ -17,7 +17,9 @@ from trainer import entry, job
 from trainer.bundle import bundle_hash, read_sidecar
 from trainer.checkpoint import CheckpointStore
 from trainer.report import Report
+from trainer.schedule import warm_cosine
 from trainer.spec import TrainSpec
+from trainer.version import code_version
 
 OnStep = Callable[[int, nn.Module], None]
 
@@ -164,6 +166,29 @@ def test_corrupt_checkpoint_is_noticed_and_the_one_before_is_used(
     assert bundle_hash(spec.model_output_dir) == bundle_hash(undisturbed)
 
 
+def test_training_whose_checkpoints_are_all_corrupt_begins_anew_and_says_so(
+    spec: TrainSpec, undisturbed: Path, events: Events, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(spec, at_steps(10, do=terminate)) == 75
+    for file in checkpoints(spec):
+        file.write_bytes(b"")
+    assert train(spec) == 0
+    assert not events.of("resumed")
+    assert f"no checkpoint in {spec.model_output_dir}.checkpoints is good: the training begins anew" in caplog.text
+    assert bundle_hash(spec.model_output_dir) == bundle_hash(undisturbed)
+
+
+def test_checkpoint_of_another_version_of_the_code_is_refused(
+    spec: TrainSpec, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert train(spec, at_steps(2, do=terminate)) == 75
+    monkeypatch.setattr(job, "code_version", lambda: "another")
+    assert train(spec) == 2
+    kind, message = events.error()
+    assert kind == "user_error"
+    assert f"belong to the code {code_version()}, but this training's code is another: give back that code" in message
+
+
 def test_checkpoint_of_another_spec_or_frame_is_refused_with_both_hashes(
     spec: TrainSpec, events: Events, tmp_path: Path
 ) -> None:
@@ -192,8 +217,10 @@ def test_loss_that_is_not_a_number_rolls_back_and_goes_on_at_half_the_rate(spec:
     assert recovered["kind"] == "diverged"
     assert "not finite by step" in recovered["message"]
     assert all(epoch["wmae"] > 0 for epoch in scores(spec.model_output_dir))
-    rates = [event["learning_rate"] for event in events.of("epoch")]
-    assert rates[0] == pytest.approx(4e-3 * 0.5 * 0.5)  # half of the peak after half of the steps, and half of that
+    for epoch in events.of("epoch"):
+        last_step = warm_cosine(epoch["currentStep"] - 1, epoch["totalSteps"])
+        assert epoch["learning_rate"] == pytest.approx(4e-3 * last_step * 0.5)
+        assert epoch["learning_rate"] > 0
 
 
 def test_exploding_loss_rolls_back(spec: TrainSpec, events: Events) -> None:
@@ -213,6 +240,18 @@ def test_loss_that_diverges_again_and_again_ends_the_training(spec: TrainSpec, e
     kind, message = events.error()
     assert kind == "diverged"
     assert "after 3 roll-backs, at 0.125 times the learning rate" in message
+
+
+def test_training_given_up_has_all_its_roll_backs_again_at_another_learning_rate_and_starts_at_that(
+    spec: TrainSpec, events: Events
+) -> None:
+    assert train(spec, lambda _step, model: poison(model)) == 1
+    lower = replace(spec, learning_rate=1e-3)
+    assert train(lower, at_steps(3, 7, 11, do=poison)) == 0
+    assert len(events.of("recovered")) == 3 + 3
+    first = events.of("epoch")[0]
+    last_step = warm_cosine(first["currentStep"] - 1, first["totalSteps"])
+    assert first["learning_rate"] == pytest.approx(1e-3 * last_step * 0.5**3)
 
 
 def test_device_without_memory_gets_smaller_parts_and_learns_the_same(
@@ -270,10 +309,10 @@ def test_checkpoint_that_cannot_be_written_ends_the_training_with_path_and_free_
 
 
 def test_best_model_is_found_after_checkpoints_without_a_new_one(tmp_path: Path) -> None:
-    store = CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s")
+    store = CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s", code_hash="c")
     for number, epoch in enumerate((1, 1, 1, 1, 2, 2, 3)):
         store.save({"NUMBER": number}, {"EPOCH": epoch})
-    again = CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s")
+    again = CheckpointStore(str(tmp_path / "bundle"), frame_hash="f", spec_hash="s", code_hash="c")
     loaded = again.load()
     assert loaded is not None
     assert (loaded[0]["NUMBER"], loaded[1]) == (6, {"EPOCH": 3})

@@ -1,0 +1,56 @@
+"""A bundle that is replaced is there at every moment, or again at the next start."""
+
+import itertools
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.bundle import published, read_sidecar, require_replaceable, write_sidecar
+
+
+def replace_until(rename: int, bundle: Path) -> None:
+    """Replace `bundle` in a process that is killed as it begins its rename of that number, if it gets so far."""
+    if child := os.fork():
+        os.waitpid(child, 0)
+        return
+    try:
+        renames = itertools.count()
+
+        def kill(event: str, _arguments: object) -> None:
+            if event == "os.rename" and next(renames) == rename:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(kill)
+        with published(bundle) as draft:
+            write_sidecar(draft, {"new": True})
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize("rename", range(3))
+def test_bundle_is_there_at_every_moment_of_its_replacement(tmp_path: Path, rename: int) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    write_sidecar(bundle, {"new": False})
+    replace_until(rename, bundle)
+    assert read_sidecar(bundle) == {"new": True}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
+
+
+@pytest.mark.parametrize("rename", range(3))
+def test_replacement_cut_off_where_names_cannot_be_exchanged_is_undone_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rename: int
+) -> None:
+    # As over NFS.
+    monkeypatch.setattr("trainer.bundle._exchanged", lambda *_: False)
+    bundle = tmp_path / "[a] bundle"
+    bundle.mkdir()
+    write_sidecar(bundle, {"new": False})
+    replace_until(rename, bundle)
+    assert bundle.exists() == (rename != 1)
+    require_replaceable(bundle)
+    assert read_sidecar(bundle) == {"new": rename == 2}
+    assert [path.name for path in tmp_path.iterdir() if path.name == bundle.name or rename] == [bundle.name]
