@@ -12,6 +12,7 @@ import pytest
 from feature_repo.database import PostgresSettings
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.raw import ACCEPTED_CHECK, HISTORY_CHECK, raw_drop
+from forecast_assets.ingest import quarantine as quarantine_module
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table
 from forecast_assets.ingest.files import DropRefusedError
@@ -160,10 +161,43 @@ def test_a_file_that_the_sender_has_replaced_meanwhile_is_not_taken_for_the_brok
         read_drop(shop.landing)
     (shop.landing / "train.csv").write_text(good)
 
-    quarantine(refusal.value, run_id="run")
-
+    assert quarantine(refusal.value, run_id="run") is None
     assert (shop.landing / "train.csv").read_text() == good
-    assert set(shop.quarantined) == {"train.csv.reason.txt"}
+    assert shop.quarantined == {}
+
+
+def test_of_a_file_to_be_copied_that_was_replaced_meanwhile_nothing_is_kept(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (shop.landing / "train.csv").open("a") as file:
+        file.write("77,1,2010-02-05,1.5,FALSE\n")
+    with pytest.raises(DropRefusedError) as refusal:
+        read_drop(shop.landing)
+    copy = shutil.copy2
+
+    def slow_copy(source: Path, target: Path) -> None:
+        copy(source, target)
+        source.write_text("the next one")
+
+    monkeypatch.setattr(shutil, "copy2", slow_copy)
+
+    assert quarantine(refusal.value, run_id="run") is None
+    assert shop.quarantined == {}
+    assert (shop.landing / "train.csv").read_text() == "the next one"
+
+
+def test_quarantine_keeps_the_files_refused_last(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine_module, "KEPT", 2)
+    for number in range(4):
+        (shop.landing / "train.csv").write_text(f"refused {number}\n")
+        with pytest.raises(DropRefusedError) as refusal:
+            read_drop(shop.landing)
+        assert quarantine(refusal.value, run_id="run")
+
+    assert sorted(path.read_text() for path in shop.landing.glob("quarantine/*/train.csv")) == [
+        "refused 2\n",
+        "refused 3\n",
+    ]
 
 
 def test_a_corrected_week_rewrites_exactly_the_rows_that_it_has_an_effect_on(shop: Shop) -> None:
@@ -208,6 +242,7 @@ def test_a_drop_without_rows_that_were_there_before_is_loaded_and_warned_of(shop
     (metadata,) = (e.metadata for e in result.get_asset_check_evaluations() if e.check_name == HISTORY_CHECK)
     gone = metadata["rows_removed"].value
     assert str(metadata["reason"].value).startswith(f"{gone} rows accepted before are not in {shop.landing}/train.csv")
+    assert shop.query("SELECT max(week)::text FROM sold_weeks") == [("2012-10-26",)]
 
 
 def test_one_asset_of_the_drop_can_be_made_alone(shop: Shop) -> None:
