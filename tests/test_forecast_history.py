@@ -1,4 +1,4 @@
-"""What was forecast before a week was sold stays, whichever drops come; readers see the forecasts of the drop in use."""
+"""What was forecast before a week was sold stays, whichever drops come; readers see what holds by the drop in use."""
 
 import datetime
 import random

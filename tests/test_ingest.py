@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from feature_repo.database import PostgresSettings
+from feature_repo.paths import data_dir
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.raw import ACCEPTED_CHECK, HISTORY_CHECK, raw_drop
 from forecast_assets.ingest import quarantine as quarantine_module
@@ -33,12 +34,12 @@ class Shop:
     artifacts: Artifacts
     settings: PostgresSettings
 
-    def ingest(self, *tables: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+    def ingest(self, *tables: dg.AssetsDefinition, zone: LandingZone | None = None) -> dg.ExecuteInProcessResult:
         """What the landing zone's run does, and the tables that follow."""
         return dg.materialize(
             [raw_drop, *tables],
             resources={
-                "landing_zone": LandingZone(path=str(self.landing)),
+                "landing_zone": zone or LandingZone(path=str(self.landing)),
                 "artifacts": self.artifacts,
                 "postgres": Postgres(),
             },
@@ -243,6 +244,36 @@ def test_a_drop_without_rows_that_were_there_before_is_loaded_and_warned_of(shop
     gone = metadata["rows_removed"].value
     assert str(metadata["reason"].value).startswith(f"{gone} rows accepted before are not in {shop.landing}/train.csv")
     assert shop.query("SELECT max(week)::text FROM sold_weeks") == [("2012-10-26",)]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no folder", "a folder of earlier sample data"])
+def test_without_landing_dir_nothing_takes_the_place_of_a_drop_from_elsewhere(
+    shop: Shop, small_drop: Path, is_there: bool
+) -> None:
+    shop.ingest()
+    before, shop.landing = shop.artifacts.raw.contents(), data_dir() / "landing"
+    if is_there:
+        shutil.copytree(small_drop, shop.landing)
+        shop.edit("stores.csv", "1,C,", "1,B,")
+
+    result = shop.ingest(zone=LandingZone())
+
+    assert not result.success
+    (failure,) = (event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure)
+    assert "LANDING_DIR is not set" in str(failure and failure.description)
+    assert shop.artifacts.raw.contents() == before
+    assert shop.landing.exists() == is_there
+
+
+def test_without_landing_dir_a_drop_is_taken_from_the_folder_that_the_one_before_came_from(
+    shop: Shop, small_drop: Path
+) -> None:
+    shop.landing = data_dir() / "landing"
+    shutil.copytree(small_drop, shop.landing)
+    shop.ingest(zone=LandingZone())
+    shop.edit("stores.csv", "1,C,", "1,B,")
+
+    assert shop.ingest(zone=LandingZone()).success
 
 
 def test_one_asset_of_the_drop_can_be_made_alone(shop: Shop) -> None:

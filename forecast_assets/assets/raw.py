@@ -62,7 +62,7 @@ def raw_drop(
 ) -> Iterator[Event]:
     """Validate the drop as a set, keep it, and enter its files in the ingest ledger. All of it or nothing."""
     started = time.monotonic()
-    folder = landing_zone.folder(context.log)
+    folder = landing_zone.folder(context.log, before=artifacts.raw.came_from())
     try:
         drop = read_drop(folder)
     except DropRefusedError as refusal:
