@@ -15,6 +15,10 @@ from trainer.metrics import evaluate
 Floats = npt.NDArray[np.float64]
 
 SCOPES = ("week", "store", "dept")
+SCORES = pa.schema(
+    [("scope", pa.string()), ("key", pa.string()), ("rows", pa.int64())]
+    + [(name, pa.float64()) for name in ("wmae", "mae", "rmse", "wape", "mape", "bias", "coverage")]
+)
 
 
 def score(rows: pa.Table) -> dict[str, float]:
@@ -58,7 +62,7 @@ def score_by_scope(rows: pa.Table) -> pa.Table:
         for scope in SCOPES
         for value, part in parts_by(rows, scope)
     ]
-    return pa.Table.from_pylist(scored, schema=_SCHEMA)
+    return pa.Table.from_pylist(scored, schema=SCORES)
 
 
 def parts_by(rows: pa.Table, column: str) -> Iterator[tuple[Any, pa.Table]]:
@@ -76,9 +80,3 @@ def last_weeks(rows: pa.Table, weeks: int) -> pa.Table:
 def floats(table: pa.Table, name: str) -> Floats:
     """A numeric or boolean column as float64; null becomes NaN."""
     return np.asarray(table[name].cast(pa.float64()).to_numpy(), dtype=np.float64)
-
-
-_SCHEMA = pa.schema(
-    [("scope", pa.string()), ("key", pa.string()), ("rows", pa.int64())]
-    + [(name, pa.float64()) for name in ("wmae", "mae", "rmse", "wape", "mape", "bias", "coverage")]
-)

@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 import dagster as dg
 from dagster import AssetCheckSeverity, DagsterEventType, RunsFilter
 
+from forecast_assets.assets.raw import ACCEPTED_CHECK
+from forecast_assets.check_results import failed_checks
 from forecast_assets.console import reason
 from forecast_assets.resources import Artifacts
 from forecast_assets.webhook import DeliveryError, post
@@ -79,14 +81,20 @@ def failed_run_alert(
     lines = [f":red_circle: *{', '.join(steps) or 'A run'}* failed in {_run_link(run)}"]
     lines += [f"> {_escaped(why)}" for why in steps.values()] or [f"> {_escaped(message)}"]
     told = " ".join(steps.values())
-    checks = [check for check in _failed_checks(instance, run) if _reason(check) not in told or not _reason(check)]
+    failed = failed_checks(instance, run.run_id)
+    checks = [check for check in failed if _reason(check) not in told or not _reason(check)]
     lines += [f"> check {_named(check)} failed" for check in checks]
     if unmade:
         lines.append(f"Not made: {', '.join(unmade)}")
-    if "raw_drop" in steps:
+    if any(check.check_name == ACCEPTED_CHECK for check in failed):
         next_step = (
             "send the corrected file to the landing zone: it is taken up by itself. A refused file is in "
             "`quarantine/` there, with the reason beside it."
+        )
+    elif "raw_drop" in steps:
+        next_step = (
+            "read the run and mend the cause: the drop still lies in the landing zone, and is tried again after a "
+            "while. To have it at once, start the job `ingest`."
         )
     else:
         select = " or ".join(f"key:{name}" for name in unmade) or "*"
@@ -96,7 +104,7 @@ def failed_run_alert(
 
 def failed_checks_alert(instance: dg.DagsterInstance, run: dg.DagsterRun, artifacts: Artifacts) -> Alert | None:
     """What to say of the checks that failed in a run that succeeded; None if all passed."""
-    failed = _failed_checks(instance, run)
+    failed = failed_checks(instance, run.run_id)
     if not failed:
         return None
     errors = any(check.severity == AssetCheckSeverity.ERROR for check in failed)
@@ -157,16 +165,6 @@ def _since(instance: dg.DagsterInstance, run: dg.DagsterRun, unmade: Sequence[st
 def _started(instance: dg.DagsterInstance, run_id: str) -> float:
     record = instance.get_run_record_by_id(run_id)
     return record.create_timestamp.timestamp() if record else datetime.now(UTC).timestamp()
-
-
-def _failed_checks(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dg.AssetCheckEvaluation]:
-    records = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ASSET_CHECK_EVALUATION).records
-    evaluations = [
-        record.event_log_entry.dagster_event.asset_check_evaluation_data
-        for record in records
-        if record.event_log_entry.dagster_event
-    ]
-    return [each for each in evaluations if not each.passed]
 
 
 def _failing_since(instance: dg.DagsterInstance, check: dg.AssetCheckEvaluation) -> float:

@@ -24,7 +24,11 @@ def cut_off_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
     if not isinstance(context.instance.run_launcher, DefaultRunLauncher):
         return dg.SkipReason("runs are not processes of this machine")
     records = context.instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
-    cut_off = [record.dagster_run for record in records if _is_cut_off(context.instance, record)]
+    cut_off = [
+        record.dagster_run
+        for record in records
+        if _is_cut_off(context.instance, record) and _is_still_started(context.instance, record)
+    ]
     for run in cut_off:
         context.instance.report_run_failed(
             run, "The run's process is gone, as after a crash or a restart of the machine. It is started again."
@@ -42,6 +46,12 @@ def _is_cut_off(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
         return psutil.Process(pid).create_time() > record.start_time + _START_SLACK_SECONDS
     except psutil.NoSuchProcess:
         return True
+
+
+def _is_still_started(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    """Asked after the process was found gone: a run that succeeds ends with its process."""
+    run = instance.get_run_by_id(record.dagster_run.run_id)
+    return run is not None and run.status == dg.DagsterRunStatus.STARTED
 
 
 def _process_of(instance: dg.DagsterInstance, run_id: str) -> int | None:

@@ -1,11 +1,13 @@
 """Jobs for doing by hand what the automation does by itself, and a weekly run in case it did not."""
 
+import time
 from pathlib import Path
 
 import dagster as dg
 
 from forecast_assets.ingest.drop import FILES
 from forecast_assets.ingest.files import DropRefusedError, candidates, content_hash_of
+from forecast_assets.ingest.landing import PATIENCE
 from forecast_assets.landing_sensor import RAW_ASSETS
 from forecast_assets.resources import Artifacts, LandingZone
 
@@ -41,7 +43,7 @@ full_refresh = dg.define_asset_job(
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Mondays at 6:00 UTC: a full refresh, in case a sensor was off or a run failed. Where the landing zone "
-    "holds no whole drop, or the one that is in use, it starts from the drop accepted last.",
+    "holds no whole drop, one written to in the last minute, or the one in use, it starts from the drop accepted last.",
 )
 def weekly_refresh(
     context: dg.ScheduleEvaluationContext, landing_zone: LandingZone, artifacts: Artifacts
@@ -57,11 +59,15 @@ def weekly_refresh(
 
 
 def _holds_a_new_drop(folder: Path, artifacts: Artifacts) -> bool:
-    """The landing zone holds a whole drop, and not the one that is in use."""
+    """The landing zone holds a whole drop, which is not the one in use, and which nobody has written to lately."""
     found = {name: candidates(folder, name) for name in FILES}
     if any(len(paths) != 1 for paths in found.values()):
         return False
     try:
+        if any(time.time() - path.stat().st_mtime < PATIENCE for (path,) in found.values()):
+            return False  # it may not be complete; the sensor takes it up when it is
         return {name: content_hash_of(path, name) for name, (path,) in found.items()} != artifacts.raw.contents()
+    except FileNotFoundError:  # it was there a moment ago
+        return False
     except DropRefusedError:  # the run says why
         return True

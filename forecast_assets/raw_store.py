@@ -68,6 +68,10 @@ class RawStore:
         """The content hash of each file of the current drop; empty before the first."""
         return {name: file["content_hash"] for name, file in self._current().items()}
 
+    def came_from(self) -> Path | None:
+        """The folder that the current drop was read from; None before the first."""
+        return next((Path(file["source"]).parent for file in self._current().values()), None)
+
     def switched_at(self) -> int:
         """When the current drop became it, in nanoseconds; 0 before the first."""
         reference = self.folder / "CURRENT"

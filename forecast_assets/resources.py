@@ -113,7 +113,7 @@ class LandingZone(dg.ConfigurableResource["LandingZone"]):
     path: str | None = Field(
         default=None,
         description="Folder with train.csv, features.csv and stores.csv (each may be zipped). Without it, "
-        "LANDING_DIR; without that, a generated sample data set under the data folder.",
+        "LANDING_DIR; without that, before the first drop, a generated sample data set under the data folder.",
     )
 
     def location(self) -> Path:
@@ -121,10 +121,26 @@ class LandingZone(dg.ConfigurableResource["LandingZone"]):
         configured = self.path or os.environ.get("LANDING_DIR")
         return Path(configured).expanduser().absolute() if configured else data_dir() / "landing"
 
-    def folder(self, log: dg.DagsterLogManager) -> Path:
-        """The folder; without a setting, that of the sample data, which is written on first use."""
+    def folder(self, log: dg.DagsterLogManager, *, before: Path | None) -> Path:
+        """The folder; without a setting, that of the sample data, which is written on first use.
+
+        Args:
+            before: the folder that the drop in use came from; None if there is none yet.
+
+        Raises:
+            dg.Failure: nothing is set, and drops came from elsewhere: the setting was lost.
+        """
         folder = self.location()
-        if not (self.path or os.environ.get("LANDING_DIR") or folder.exists()):
+        if self.path or os.environ.get("LANDING_DIR"):
+            return folder
+        if before is not None and before.resolve() != folder.resolve():
+            raise dg.Failure(
+                f"LANDING_DIR is not set, so that drops would be read from {folder}; but the drop in use came from "
+                f"{before}. Set LANDING_DIR to the folder in which drops arrive. Nothing was loaded, the drop in use "
+                "stays.",
+                allow_retries=False,
+            )
+        if not folder.exists():
             from forecast_assets.sample_data import write_sample_data
 
             log.info(f"LANDING_DIR is not set: writing the sample data set to {folder}")

@@ -14,9 +14,8 @@ import pytest
 from feature_repo.database import PostgresSettings
 from forecast_assets.accuracy import last_weeks, score, score_by_scope
 from forecast_assets.assets.accuracy import forecast_accuracy
+from forecast_assets.forecast_table import create_forecast_tables
 from forecast_assets.resources import Artifacts, Postgres
-from forecast_assets.result_table import replace_rows
-from forecast_assets.sql import statement
 
 FIRST = datetime.date(2012, 6, 1)
 
@@ -102,16 +101,19 @@ def sold(database: PostgresSettings, monkeypatch: pytest.MonkeyPatch) -> Postgre
         connection.commit()
     with psycopg.connect(database.url) as connection:
         connection.execute("UPDATE sales_features SET weekly_sales = NULL WHERE date = %s", [last])
-        for command in statement("create_weekly_forecasts").split(";\n"):
-            connection.execute(command.encode())
     publish(database, rows)
     return database
 
 
 def publish(database: PostgresSettings, rows: pa.Table) -> None:
+    """Let ``rows`` be the forecasts that were made in time."""
     columns = rows.select(["store", "dept", "week", "forecast", "p10", "p90"])
     versions = pa.array(["a"] * rows.num_rows)
-    replace_rows(database, "weekly_forecasts", columns.append_column("model_version", versions))
+    create_forecast_tables("weekly_forecasts", database)
+    with adbc.connect(database.url) as connection, connection.cursor() as cursor:
+        cursor.execute("DELETE FROM weekly_forecasts_history")
+        cursor.adbc_ingest("weekly_forecasts_history", columns.append_column("model_version", versions), mode="append")
+        connection.commit()
 
 
 def materialize(artifacts: Artifacts) -> dg.ExecuteInProcessResult:
@@ -176,4 +178,27 @@ def test_before_any_forecast_week_was_sold_there_is_nothing_to_score_and_nothing
     result = materialize(Artifacts(path=str(tmp_path)))
 
     assert checks(result) == {"better_than_naive_lately": True, "calibrated_lately": True}
+    assert metadata(result) == {"dagster/row_count": 0}
+
+
+def test_scores_of_before_go_when_no_week_that_was_forecast_is_sold_any_more(
+    sold: PostgresSettings, tmp_path: Path
+) -> None:
+    materialize(Artifacts(path=str(tmp_path)))
+    with psycopg.connect(sold.url) as connection:
+        connection.execute("UPDATE sales_features SET weekly_sales = NULL")
+
+    materialize(Artifacts(path=str(tmp_path)))
+
+    with psycopg.connect(sold.url) as connection:
+        assert connection.execute("SELECT count(*) FROM forecast_accuracy").fetchone() == (0,)
+
+
+def test_what_is_shown_for_a_week_that_was_sold_before_is_not_scored(sold: PostgresSettings, tmp_path: Path) -> None:
+    publish(sold, forecasts(weeks=7).slice(24))
+    with psycopg.connect(sold.url) as connection:
+        connection.execute("INSERT INTO weekly_forecasts VALUES (1, 7, %s, 1000, 'knows the sales')", [FIRST])
+
+    result = materialize(Artifacts(path=str(tmp_path)))
+
     assert metadata(result) == {"dagster/row_count": 0}

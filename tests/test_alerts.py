@@ -13,6 +13,7 @@ import pytest
 
 from forecast_assets import webhook
 from forecast_assets.alerts import tell_failed_checks, tell_failed_runs
+from forecast_assets.assets.raw import ACCEPTED_CHECK
 from forecast_assets.resources import Artifacts
 from forecast_assets.webhook import DeliveryError, post
 
@@ -83,9 +84,22 @@ def figures(passes: dg.ResourceParam[bool]) -> Iterator[dg.MaterializeResult[Non
     yield dg.AssetCheckResult(check_name="complete", passed=True)
 
 
-def fail(instance: dg.DagsterInstance, artifacts: Artifacts) -> str:
+@dg.multi_asset(specs=[dg.AssetSpec("train_csv")], check_specs=[dg.AssetCheckSpec(ACCEPTED_CHECK, asset="train_csv")])
+def raw_drop(refused: dg.ResourceParam[bool]) -> Iterator[dg.AssetCheckResult]:
+    """Refuses the drop, or does not come to look at it."""
+    if refused:
+        yield dg.AssetCheckResult(asset_key="train_csv", check_name=ACCEPTED_CHECK, passed=False)
+    raise dg.Failure("so it is", allow_retries=False)
+
+
+def fail(
+    instance: dg.DagsterInstance,
+    artifacts: Artifacts,
+    *assets: dg.AssetsDefinition,
+    resources: dict[str, object] | None = None,
+) -> str:
     """A failed run, and the sensor that sees it. Returns the run's id."""
-    result = dg.materialize([table, report], instance=instance, raise_on_error=False)
+    result = dg.materialize(assets or [table, report], instance=instance, resources=resources, raise_on_error=False)
     context = dg.build_run_status_sensor_context(
         sensor_name="tell_failed_runs",
         dagster_instance=instance,
@@ -156,6 +170,17 @@ def test_a_failure_that_goes_on_is_told_with_its_beginning_and_the_last_success(
     assert made is not None
     since = f"*Since:* [{record.create_timestamp.timestamp():.3f}]; table was last made [{made.timestamp:.3f}]"
     assert [since in message["text"] for message in hook.received] == [True, True]
+
+
+@pytest.mark.parametrize("refused", [True, False])
+def test_a_corrected_file_is_asked_for_only_if_the_file_was_refused(
+    hook: Hook, instance: dg.DagsterInstance, artifacts: Artifacts, refused: bool
+) -> None:
+    fail(instance, artifacts, raw_drop, resources={"refused": refused})
+
+    (message,) = hook.received
+    assert ("send the corrected file" in message["text"]) == refused
+    assert ("start the job `ingest`" in message["text"]) != refused
 
 
 def test_a_failed_check_of_a_run_that_succeeds_is_told_and_one_that_passes_is_not(

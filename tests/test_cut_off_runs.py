@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 
 import dagster as dg
+import psutil
 import pytest
 import yaml
 from dagster._core.events import EngineEventData
@@ -77,3 +78,21 @@ def test_a_later_process_of_the_same_number_is_not_taken_for_the_runs(
     look(instance)
 
     assert status(instance, run) == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_run_that_has_succeeded_while_it_was_looked_for_stays_as_it_is(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = started_run(instance, os.getpid())
+
+    def ends(pid: int) -> None:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        event = dg.DagsterEvent(event_type_value=dg.DagsterEventType.RUN_SUCCESS.value, job_name=run.job_name)
+        instance.report_dagster_event(event, run_id)
+        raise psutil.NoSuchProcess(pid)
+
+    monkeypatch.setattr("psutil.Process", ends)
+
+    assert look(instance) == "0 of 1 runs were cut off"
+    assert status(instance, run_id) == dg.DagsterRunStatus.SUCCESS

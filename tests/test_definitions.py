@@ -1,6 +1,8 @@
 """What the code location offers, as a whole: whoever adds, renames or drops something sees it here."""
 
+import os
 import re
+import time
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from forecast_assets.automation import CONDITIONS
 from forecast_assets.definitions import defs
 from forecast_assets.freshness import POLICIES
 from forecast_assets.ingest.drop import read_drop
+from forecast_assets.ingest.landing import PATIENCE
 from forecast_assets.resources import Artifacts, LandingZone
 
 
@@ -131,15 +134,21 @@ def test_what_is_to_be_fresh_by_monday_noon_is_made_by_the_weekly_refresh(reposi
     assert set(POLICIES) <= {key.to_user_string() for key in made}
 
 
-@pytest.mark.parametrize("new", [True, False], ids=["a new drop", "the drop in use"])
-def test_the_weekly_refresh_takes_files_in_only_if_their_content_is_new(
-    repository: dg.RepositoryDefinition, landing: Path, tmp_path: Path, new: bool
+@pytest.mark.parametrize(
+    ("new", "seconds_ago"),
+    [(True, PATIENCE), (True, PATIENCE / 2), (False, PATIENCE)],
+    ids=["a new drop", "a drop that may still be being written", "the drop in use"],
+)
+def test_the_weekly_refresh_takes_files_in_only_if_their_content_is_new_and_complete(
+    repository: dg.RepositoryDefinition, landing: Path, tmp_path: Path, new: bool, seconds_ago: float
 ) -> None:
     artifacts = Artifacts(path=str(tmp_path / "artifacts"))
     artifacts.raw.save(read_drop(landing))
     if new:
         train = (landing / "train.csv").read_text().splitlines(keepends=True)
         (landing / "train.csv").write_text("".join(train[:-1]))
+    for path in landing.iterdir():
+        os.utime(path, (0, time.time() - seconds_ago))
     context = dg.build_schedule_context(
         repository_def=repository, resources={"landing_zone": LandingZone(path=str(landing)), "artifacts": artifacts}
     )
@@ -149,7 +158,7 @@ def test_the_weekly_refresh_takes_files_in_only_if_their_content_is_new(
     everything = set(repository.get_job("full_refresh").asset_layer.executable_asset_keys)
     made = set(request.asset_selection or everything)
     raw = {dg.AssetKey(name) for name in ("train_csv", "features_csv", "stores_csv")}
-    assert made == (everything if new else everything - raw)
+    assert made == (everything if new and seconds_ago == PATIENCE else everything - raw)
 
 
 def test_every_asset_has_tags_and_names_the_line_of_code_that_makes_it(repository: dg.RepositoryDefinition) -> None:

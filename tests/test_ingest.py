@@ -10,8 +10,10 @@ import psycopg
 import pytest
 
 from feature_repo.database import PostgresSettings
+from feature_repo.paths import data_dir
 from forecast_assets.assets.features import sales_features, sales_windows, store_features
 from forecast_assets.assets.raw import ACCEPTED_CHECK, HISTORY_CHECK, raw_drop
+from forecast_assets.ingest import quarantine as quarantine_module
 from forecast_assets.ingest.drop import read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table
 from forecast_assets.ingest.files import DropRefusedError
@@ -32,12 +34,12 @@ class Shop:
     artifacts: Artifacts
     settings: PostgresSettings
 
-    def ingest(self, *tables: dg.AssetsDefinition) -> dg.ExecuteInProcessResult:
+    def ingest(self, *tables: dg.AssetsDefinition, zone: LandingZone | None = None) -> dg.ExecuteInProcessResult:
         """What the landing zone's run does, and the tables that follow."""
         return dg.materialize(
             [raw_drop, *tables],
             resources={
-                "landing_zone": LandingZone(path=str(self.landing)),
+                "landing_zone": zone or LandingZone(path=str(self.landing)),
                 "artifacts": self.artifacts,
                 "postgres": Postgres(),
             },
@@ -160,10 +162,43 @@ def test_a_file_that_the_sender_has_replaced_meanwhile_is_not_taken_for_the_brok
         read_drop(shop.landing)
     (shop.landing / "train.csv").write_text(good)
 
-    quarantine(refusal.value, run_id="run")
-
+    assert quarantine(refusal.value, run_id="run") is None
     assert (shop.landing / "train.csv").read_text() == good
-    assert set(shop.quarantined) == {"train.csv.reason.txt"}
+    assert shop.quarantined == {}
+
+
+def test_of_a_file_to_be_copied_that_was_replaced_meanwhile_nothing_is_kept(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (shop.landing / "train.csv").open("a") as file:
+        file.write("77,1,2010-02-05,1.5,FALSE\n")
+    with pytest.raises(DropRefusedError) as refusal:
+        read_drop(shop.landing)
+    copy = shutil.copy2
+
+    def slow_copy(source: Path, target: Path) -> None:
+        copy(source, target)
+        source.write_text("the next one")
+
+    monkeypatch.setattr(shutil, "copy2", slow_copy)
+
+    assert quarantine(refusal.value, run_id="run") is None
+    assert shop.quarantined == {}
+    assert (shop.landing / "train.csv").read_text() == "the next one"
+
+
+def test_quarantine_keeps_the_files_refused_last(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quarantine_module, "KEPT", 2)
+    for number in range(4):
+        (shop.landing / "train.csv").write_text(f"refused {number}\n")
+        with pytest.raises(DropRefusedError) as refusal:
+            read_drop(shop.landing)
+        assert quarantine(refusal.value, run_id="run")
+
+    assert sorted(path.read_text() for path in shop.landing.glob("quarantine/*/train.csv")) == [
+        "refused 2\n",
+        "refused 3\n",
+    ]
 
 
 def test_a_corrected_week_rewrites_exactly_the_rows_that_it_has_an_effect_on(shop: Shop) -> None:
@@ -208,6 +243,37 @@ def test_a_drop_without_rows_that_were_there_before_is_loaded_and_warned_of(shop
     (metadata,) = (e.metadata for e in result.get_asset_check_evaluations() if e.check_name == HISTORY_CHECK)
     gone = metadata["rows_removed"].value
     assert str(metadata["reason"].value).startswith(f"{gone} rows accepted before are not in {shop.landing}/train.csv")
+    assert shop.query("SELECT max(week)::text FROM sold_weeks") == [("2012-10-26",)]
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no folder", "a folder of earlier sample data"])
+def test_without_landing_dir_nothing_takes_the_place_of_a_drop_from_elsewhere(
+    shop: Shop, small_drop: Path, is_there: bool
+) -> None:
+    shop.ingest()
+    before, shop.landing = shop.artifacts.raw.contents(), data_dir() / "landing"
+    if is_there:
+        shutil.copytree(small_drop, shop.landing)
+        shop.edit("stores.csv", "1,C,", "1,B,")
+
+    result = shop.ingest(zone=LandingZone())
+
+    assert not result.success
+    (failure,) = (event.step_failure_data.user_failure_data for event in result.all_events if event.is_step_failure)
+    assert "LANDING_DIR is not set" in str(failure and failure.description)
+    assert shop.artifacts.raw.contents() == before
+    assert shop.landing.exists() == is_there
+
+
+def test_without_landing_dir_a_drop_is_taken_from_the_folder_that_the_one_before_came_from(
+    shop: Shop, small_drop: Path
+) -> None:
+    shop.landing = data_dir() / "landing"
+    shutil.copytree(small_drop, shop.landing)
+    shop.ingest(zone=LandingZone())
+    shop.edit("stores.csv", "1,C,", "1,B,")
+
+    assert shop.ingest(zone=LandingZone()).success
 
 
 def test_one_asset_of_the_drop_can_be_made_alone(shop: Shop) -> None:

@@ -5,13 +5,16 @@ import io
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
+from forecast_assets import landing_sensor
+from forecast_assets.assets.raw import ACCEPTED_CHECK
+from forecast_assets.ingest import files
 from forecast_assets.ingest import landing as landing_module
 from forecast_assets.ingest.drop import FILES, read_drop
 from forecast_assets.ingest.landing import PATIENCE, Look, look
@@ -124,8 +127,37 @@ def test_a_drop_waits_for_the_part_that_is_not_there_yet(landing: Path, missing:
     assert looks(landing, 2, last=seen).waiting_for == ""
 
 
+def test_a_gzip_that_unpacks_to_far_too_much_is_not_unpacked_to_its_end(
+    landing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (landing / "train.csv").unlink()
+    (landing / "train.csv.gz").write_bytes(gzip.compress(bytes(20 * 2**20)))
+    monkeypatch.setattr(files, "ALWAYS_ALLOWED_BYTES", 2**20)
+    unpacked = 0
+    read = gzip.GzipFile.read
+
+    def counting(stream: gzip.GzipFile, size: int | None = -1) -> bytes:
+        nonlocal unpacked
+        part = read(stream, size)
+        unpacked += len(part)
+        return part
+
+    monkeypatch.setattr(gzip.GzipFile, "read", counting)
+
+    assert looks(landing).waiting_for == ""
+    assert unpacked < 14 * 2**20  # twice: to see whether it is whole, and to read it
+
+
 def test_a_landing_zone_that_does_not_exist_is_waited_for(tmp_path: Path) -> None:
     assert "holds none of train.csv, features.csv, stores.csv" in looks(tmp_path / "nowhere").waiting_for
+
+
+@dg.asset(name="train_csv", check_specs=[dg.AssetCheckSpec(ACCEPTED_CHECK, asset="train_csv")])
+def failing_drop(refused: dg.ResourceParam[bool]) -> Iterator[dg.AssetCheckResult]:
+    """Refuses the drop, or does not come to look at it."""
+    if refused:
+        yield dg.AssetCheckResult(check_name=ACCEPTED_CHECK, passed=False)
+    raise dg.Failure("the drop is refused" if refused else "the database is away", allow_retries=False)
 
 
 class Sensor:
@@ -135,10 +167,13 @@ class Sensor:
         self.landing, self.artifacts = landing, artifacts
         self.cursor: str | None = None
         self.keys: set[str] = set()
+        self.instance = dg.DagsterInstance.ephemeral()
+        self.requested: dg.RunRequest | None = None
 
     def tick(self) -> str:
         """``run`` if a run is started, else why not."""
         with dg.build_sensor_context(
+            instance=self.instance,
             cursor=self.cursor,
             resources={"landing_zone": LandingZone(path=str(self.landing)), "artifacts": self.artifacts},
         ) as context:
@@ -150,10 +185,22 @@ class Sensor:
         assert answer.run_key
         assert answer.run_key not in self.keys
         self.keys.add(answer.run_key)
+        self.requested = answer
         return "run"
 
     def ticks(self, number: int = 4) -> list[str]:
         return [self.tick() for _ in range(number)]
+
+    def failed(self, *, refused: bool) -> None:
+        """How the run that was requested last ends."""
+        assert self.requested is not None
+        dg.materialize(
+            [failing_drop],
+            instance=self.instance,
+            resources={"refused": refused},
+            tags=self.requested.tags,
+            raise_on_error=False,
+        )
 
     def ingested(self) -> None:
         """What the run does: it reads the landing zone by itself."""
@@ -161,8 +208,10 @@ class Sensor:
 
 
 @pytest.fixture
-def sensor(landing: Path, tmp_path: Path) -> Sensor:
-    return Sensor(landing, Artifacts(path=str(tmp_path / "artifacts")))
+def sensor(landing: Path, tmp_path: Path) -> Iterator[Sensor]:
+    sensor = Sensor(landing, Artifacts(path=str(tmp_path / "artifacts")))
+    with sensor.instance:
+        yield sensor
 
 
 def set_size(sensor: Sensor, size: int) -> None:
@@ -182,6 +231,30 @@ def test_a_drop_starts_one_run_at_the_second_tick_and_none_while_that_runs_or_af
 
 def test_a_drop_in_use_already_starts_nothing_even_without_a_cursor(sensor: Sensor) -> None:
     sensor.ingested()
+    assert "run" not in sensor.ticks()
+
+
+def test_a_drop_whose_run_failed_for_another_reason_is_tried_again_later_and_later(
+    sensor: Sensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert sensor.ticks().count("run") == 1
+    sensor.failed(refused=False)
+    assert "failed, not by what is in the drop: it is tried again at" in sensor.tick()
+
+    monkeypatch.setattr(landing_sensor, "AGAIN_SECONDS", 0)
+    for _ in range(2):
+        assert sensor.tick() == "run"
+        sensor.failed(refused=False)
+    assert len(sensor.keys) == 3
+    sensor.ingested()
+    assert "run" not in sensor.ticks()
+
+
+def test_a_drop_that_was_refused_is_not_tried_again(sensor: Sensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landing_sensor, "AGAIN_SECONDS", 0)
+    assert sensor.ticks().count("run") == 1
+    sensor.failed(refused=True)
+
     assert "run" not in sensor.ticks()
 
 

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from feature_repo.features import TAGS
-from forecast_assets.accuracy import last_weeks, parts_by, score, score_by_scope, score_naive
+from forecast_assets.accuracy import SCORES, last_weeks, parts_by, score, score_by_scope, score_naive
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
 from forecast_assets.automation import ANY_UPDATE
 from forecast_assets.drift import Stability, same_season, stability
+from forecast_assets.forecast_table import create_forecast_tables
 from forecast_assets.horizon import coming_week_features
 from forecast_assets.metadata import (
     column_schema,
@@ -81,10 +82,12 @@ def forecast_accuracy(
     """Join forecasts and sales, score them, and publish the scores."""
     started = time.monotonic()
     settings = postgres.settings()
+    create_forecast_tables("weekly_forecasts", settings)
     with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
         cursor.execute(statement("scored_forecasts"))
         rows = cursor.fetch_arrow_table()
     if not rows.num_rows:
+        replace_rows(settings, "forecast_accuracy", SCORES.empty_table())
         context.log.info("no week that was forecast has been sold yet: there is nothing to score")
         yield dg.MaterializeResult(metadata={"dagster/row_count": 0})
         yield _check(ACCURACY_CHECK, True, {})

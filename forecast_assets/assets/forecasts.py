@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from feature_repo.features import ENTITY_KEYS, TAGS, TIMESTAMP, VIEWS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
-from forecast_assets.forecast_table import publish_forecasts, write_forecasts
+from forecast_assets.forecast_table import publication, publish_forecasts, write_forecasts
 from forecast_assets.lineage import column_lineage, columns_of
 from forecast_assets.metadata import (
     column_schema,
@@ -52,7 +52,8 @@ _DESCRIPTIONS = {
     pool=SERVING_POOL,
     deps=["online_features", "champion_model"],
     description="The champion's forecast, in dollars, of each live store and department for the coming week: the "
-    "PostgreSQL table weekly_forecasts and a Parquet file per week.",
+    "PostgreSQL table weekly_forecasts and a Parquet file per week. Of earlier weeks, the last forecast that was made "
+    "before they were sold.",
 )
 def weekly_forecasts(
     context: dg.AssetExecutionContext, feast: FeastStore, postgres: Postgres, artifacts: Artifacts
@@ -94,8 +95,8 @@ def weekly_forecasts(
         }
     )
     settings = postgres.settings()
-    publish_forecasts(rows, week, settings)
-    path = write_forecasts(rows, week, artifacts.forecasts)
+    publish_forecasts("weekly_forecasts", rows, settings)
+    path = write_forecasts(week, settings, artifacts.forecasts)
     context.log.info(f"{len(keys):,} forecasts for the week of {week}, ${forecast.sum():,.0f} in all")
     largest = rows.sort_by([("forecast", "descending")]).slice(0, _TOP).to_pylist()
     return dg.MaterializeResult(
@@ -120,7 +121,7 @@ def weekly_forecasts(
             "sales_and_forecast": _picture(largest[:4], postgres, artifacts),
             "file": dg.MetadataValue.path(path),
             "seconds": seconds_since(started),
-            "sql": sql(statement("upsert_weekly_forecasts")),
+            "sql": sql(";\n".join(publication("weekly_forecasts", rows.column_names))),
         },
     )
 

@@ -9,11 +9,11 @@ from pydantic import Field
 
 from feature_repo.features import TAGS
 from forecast_assets.assets.common import OWNERS, SERVING_POOL
+from forecast_assets.forecast_table import publish_forecasts
 from forecast_assets.horizon import forecast_ahead
 from forecast_assets.ingest.feature_tables import train_end
 from forecast_assets.metadata import column_schema, markdown_table, seconds_since
 from forecast_assets.resources import Artifacts, Postgres
-from forecast_assets.result_table import replace_rows
 
 MAX_WEEKS = 39  # as far as features.csv reaches
 _DESCRIPTIONS = {
@@ -39,7 +39,7 @@ class HorizonConfig(dg.Config):
     deps=["sales_features", "store_features", "champion_model"],
     pool=SERVING_POOL,
     description="The champion's forecast of each live series for several weeks, each building on those before it; the "
-    "first is that of weekly_forecasts. Earlier origins are kept.",
+    "first is that of weekly_forecasts. Of earlier origins, those made before their weeks were sold.",
 )
 def horizon_forecasts(
     context: dg.AssetExecutionContext, config: HorizonConfig, postgres: Postgres, artifacts: Artifacts
@@ -63,7 +63,7 @@ def horizon_forecasts(
     table = table.append_column("origin", pa.array([origin] * table.num_rows, pa.date32()))
     table = table.append_column("model_version", pa.array([bundle_hash(champion)] * table.num_rows))
     settings = postgres.settings()
-    replace_rows(settings, "horizon_forecasts", table, same="origin")
+    publish_forecasts("horizon_forecasts", table, settings)
     totals = table.group_by("week").aggregate([("forecast", "sum")]).sort_by("week").to_pylist()
     context.log.info(f"{table.num_rows:,} forecasts for {config.weeks} weeks after {origin}")
     return dg.MaterializeResult(

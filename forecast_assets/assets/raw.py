@@ -13,7 +13,7 @@ from forecast_assets.assets.common import OWNERS, TABLES_POOL
 from forecast_assets.ingest.csv_tables import FEATURES, STORES, TRAIN
 from forecast_assets.ingest.drop import Drop, DropFile, RowChanges, read_drop, row_changes
 from forecast_assets.ingest.files import DropRefusedError
-from forecast_assets.ingest.ledger import record_accepted, record_refused
+from forecast_assets.ingest.ledger import record_accepted, record_refused, record_sold_weeks
 from forecast_assets.ingest.quarantine import quarantine
 from forecast_assets.metadata import column_schema, null_rates, picture, seconds_since, weekly_totals
 from forecast_assets.raw_store import DamagedDropError
@@ -62,7 +62,7 @@ def raw_drop(
 ) -> Iterator[Event]:
     """Validate the drop as a set, keep it, and enter its files in the ingest ledger. All of it or nothing."""
     started = time.monotonic()
-    folder = landing_zone.folder(context.log)
+    folder = landing_zone.folder(context.log, before=artifacts.raw.came_from())
     try:
         drop = read_drop(folder)
     except DropRefusedError as refusal:
@@ -76,6 +76,9 @@ def raw_drop(
         ) from None
     before = _before(context, artifacts)
     with retried_when_connections_break():
+        # Also of the drop before, which an installation may have accepted before it remembered the weeks.
+        for known in filter(None, (before, drop)):
+            record_sold_weeks(known, postgres.settings())
         new = record_accepted(drop, postgres.settings(), run_id=context.run.run_id)
     artifacts.raw.save(drop)
     facts = {"new_files_in_ledger": new, "seconds_for_the_drop": seconds_since(started)}

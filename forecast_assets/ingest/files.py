@@ -208,19 +208,20 @@ def _unpack(path: Path, name: str) -> bytes:
         magic = file.read(4)
     if magic.startswith(b"\x1f\x8b"):
         with gzip.open(path, "rb") as stream:
-            return _read_bounded(stream, path, _most_unpacked(path))
+            return _read_bounded(stream, path, most_unpacked(path))
     if magic.startswith(b"PK\x03\x04"):
         with zipfile.ZipFile(path) as archive:
             members = [m for m in archive.infolist() if not m.is_dir() and not m.filename.startswith("__MACOSX")]
             if len(members) != 1:
                 raise DropRefusedError(f"{path.name} holds {len(members)} files: expected {name} alone")
             with archive.open(members[0]) as stream:
-                return _read_bounded(stream, path, _most_unpacked(path))
+                return _read_bounded(stream, path, most_unpacked(path))
     with path.open("rb") as stream:
         return _read_bounded(stream, path, MAX_BYTES)
 
 
-def _most_unpacked(path: Path) -> int:
+def most_unpacked(path: Path) -> int:
+    """Bytes of an archive's content that are read; a file that unpacks to more is refused."""
     return min(MAX_BYTES, max(ALWAYS_ALLOWED_BYTES, MAX_RATIO * path.stat().st_size))
 
 

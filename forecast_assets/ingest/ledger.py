@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.compute as pc
 
 from feature_repo.database import PostgresSettings
 from forecast_assets.ingest.drop import Drop
@@ -12,7 +13,7 @@ from forecast_assets.sql import statement
 
 
 def create_catalog(settings: PostgresSettings) -> None:
-    """Create the ledger, its view and the table of published versions where they do not exist."""
+    """Create the ledger, its view, and the tables of published versions and sold weeks where they do not exist."""
     with psycopg.connect(settings.url) as connection:
         # CREATE TABLE IF NOT EXISTS fails when two sessions do it at once.
         connection.execute("SELECT pg_advisory_xact_lock(hashtext('create_catalog'))")
@@ -38,6 +39,14 @@ def record_accepted(drop: Drop, settings: PostgresSettings, *, run_id: str) -> i
         ],
         settings,
     )
+
+
+def record_sold_weeks(drop: Drop, settings: PostgresSettings) -> None:
+    """Remember that the sales of the drop's weeks are known, for ever: what is forecast of them now is hindsight."""
+    create_catalog(settings)
+    weeks = pc.unique(drop.train.table["Date"]).to_pylist()
+    with psycopg.connect(settings.url) as connection:
+        connection.execute("INSERT INTO sold_weeks SELECT unnest(%s::date[]) ON CONFLICT DO NOTHING", [weeks])
 
 
 def record_refused(

@@ -23,6 +23,11 @@ CREATE TABLE IF NOT EXISTS feature_table_versions (
 );
 COMMENT ON TABLE feature_table_versions IS 'The content hash of each published table, written in the transaction that published it';
 
+CREATE TABLE IF NOT EXISTS sold_weeks (
+    week date PRIMARY KEY
+);
+COMMENT ON TABLE sold_weeks IS 'Every week of which sales were ever accepted, also if the drop in use ends before it';
+
 CREATE SCHEMA IF NOT EXISTS forecast_assets;
 DO $$ BEGIN
 -- CREATE OR REPLACE would wait for everyone who is reading the view.

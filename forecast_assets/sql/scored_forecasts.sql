@@ -3,7 +3,7 @@ SELECT forecast.store, forecast.dept, forecast.week,
        sold.weekly_sales, sold.is_holiday,
        sold.sales_lag_1, sold.sales_lag_52,
        sold.sales_rolling_mean_4, sold.sales_rolling_mean_12, sold.sales_rolling_mean_4_lag_52
-FROM weekly_forecasts forecast
+FROM weekly_forecasts_history forecast
 JOIN sales_features sold
   ON (sold.store, sold.dept, sold.date) = (forecast.store, forecast.dept, forecast.week)
 WHERE sold.weekly_sales IS NOT NULL
