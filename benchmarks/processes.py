@@ -9,7 +9,7 @@ from feature_repo.paths import PROJECT_ROOT
 # How the names begin of the variables that the project and Dagster read.
 _SETTINGS = (
     *("ALERT_", "DAGSTER_", "DEPLOYMENT", "EMBEDDED_POSTGRES_", "FEAST_", "FORECAST_", "KUBEFLOW_", "LANDING_"),
-    *("MLFLOW_", "POSTGRES_", "PROMETHEUS_", "SERVING_", "TRAIN_"),
+    *("MLFLOW_", "POSTGRES_", "PROMETHEUS_", "SERVING_", "TRAIN_", "TRAINER_", "OMP_"),
 )
 
 

@@ -22,8 +22,9 @@ State = dict[str, str]
 READER = "reader"  # name of the reader's sessions
 
 _TABLES = ("sales_features", "store_features", "sales_windows", "weekly_forecasts", "horizon_forecasts")
+_HISTORIES = ("weekly_forecasts_history", "horizon_forecasts_history", "sold_weeks")
 _QUERIES = {
-    **{f"table {name}": f"SELECT (to_jsonb(t) - 'created_at')::text FROM {name} t" for name in _TABLES},
+    **{f"table {name}": f"SELECT (to_jsonb(t) - 'created_at')::text FROM {name} t" for name in (*_TABLES, *_HISTORIES)},
     "versions": "SELECT (table_name, data_version, row_count)::text FROM feature_table_versions",
     "ledger": "SELECT (file, content_hash)::text FROM forecast_assets.ingest_history WHERE in_force",
 }
