@@ -15,6 +15,7 @@ from trainer.distributed import World, agreed
 from trainer.errors import FrameError
 from trainer.frame import Manifest, read_frame, read_manifest
 from trainer.inputs import Encoder
+from trainer.recovery import device_has_room_for
 from trainer.sampling import Batches, MemoryBatches
 from trainer.scanning import scan
 from trainer.spec import TrainSpec
@@ -77,8 +78,13 @@ def prepare(manifest: Manifest, spec: TrainSpec, world: World, loading: str) -> 
 
     Raises:
         FrameError: a chunk is corrupt, a column is missing, or the frame is too short for the split; on all processes.
+        OutOfDeviceMemoryError: the device has too little memory for the rows; on all processes.
     """
-    return _in_memory(spec, world) if loading == "memory" else _streamed(manifest, spec, world)
+    if loading == "memory":
+        with agreed(world), device_has_room_for("all rows", 'set loading to "stream", or sample_size'):
+            return _in_memory(spec, world)
+    with agreed(world), device_has_room_for("the validation rows", "lower val_size"):
+        return _streamed(manifest, spec, world)
 
 
 def _in_memory(spec: TrainSpec, world: World) -> Prepared:
