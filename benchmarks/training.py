@@ -154,7 +154,7 @@ def _usual_loop(spec: TrainSpec, *, threads: int) -> Training:
         epoch_started = time.monotonic()
         for numeric, codes, target, weight in loader:
             batch = Batch(inputs=(numeric, codes, None), target=target, weight=weight)
-            loss = batch_loss(model(*batch.inputs), batch)
+            loss = batch_loss(model(*batch.inputs), batch.target, batch.weight)
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), spec.grad_clip_norm)
@@ -179,7 +179,7 @@ def _bare_rate(spec: TrainSpec, *, threads: int, steps: int = 300) -> float:
     for _ in range(steps):
         started = time.monotonic()
         model.zero_grad()
-        batch_loss(model(*batch.inputs), batch).backward()
+        batch_loss(model(*batch.inputs), batch.target, batch.weight).backward()
         seconds.append(time.monotonic() - started)
     return spec.batch_size / float(np.median(seconds))
 

@@ -1,29 +1,30 @@
 """The processes of one training and what they tell each other.
 
-Two groups: gloo on CPU tensors for decisions, and one for gradients, NCCL (RCCL on AMD) if every process has a GPU of
-its own and NCCL works, else gloo as well.
+Two groups: gloo on CPU tensors for decisions, and one for gradients (`trainer.gradients`).
 """
 
 import json
 import logging
+import multiprocessing
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import NoReturn
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from trainer import errors
 from trainer.errors import CollectiveError, TrainerError, TrainingFailure
+from trainer.joining import store_of_attempt
 from trainer.level import Floats
 from trainer.spec import TrainSpec
 
-_logger = logging.getLogger("trainer")
 _LONG_WAIT = timedelta(days=1)
 
 
@@ -36,7 +37,8 @@ def env_rank() -> int:
 class World:
     """This process among `size`. Every method must be called by all processes alike.
 
-    gradients: the group that gradients are averaged in; None for a process on its own.
+    gradients: the group that gradients are averaged in; None for a process on its own, and until `trainer.gradients`
+        gives it.
     """
 
     rank: int
@@ -81,10 +83,17 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def leave(self) -> None:
+        """Close the groups. Only where nothing has gone wrong: NCCL waits here for all processes."""
+        if self.size > 1:
+            dist.destroy_process_group()
+
 
 @contextmanager
 def joined_world(spec: TrainSpec) -> Iterator[World]:
     """Join the processes torchrun started, or be alone if it did not start this one.
+
+    Whoever is done leaves the world it gives; one that cannot, `end_process`.
 
     Raises:
         CollectiveError: a process died or did not answer within `timeout_sec`, here or inside the `with` block.
@@ -99,22 +108,33 @@ def joined_world(spec: TrainSpec) -> Iterator[World]:
     try:
         timeout = timedelta(seconds=spec.timeout_sec)
         store, _, _ = next(rendezvous("env://", timeout=timeout))
-        # torchrun keeps one store over all restarts: without a prefix a process may read the addresses of dead ones,
-        # and wait for them (pytorch issue 135712).
-        store = PrefixStore(f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        store = store_of_attempt(store, rank, size, timeout)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=size, timeout=timeout)
-        _check_sum(None, torch.device("cpu"))
-        yield World(rank=rank, size=size, device=device, gradients=_gradient_group(spec, device))
+        check_sum(None, torch.device("cpu"))
+        yield World(rank=rank, size=size, device=device)
     except RuntimeError as error:
-        if not _is_collective(error):
+        if isinstance(error, TrainingFailure) or not _is_collective(error):
             raise
         raise CollectiveError(
             f"rank {rank} lost the other processes: {str(error).splitlines()[0]}; one of them died, or did not answer "
             f"within timeout_sec {spec.timeout_sec:g}. Start again to go on from the last checkpoint"
         ) from error
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+
+
+def has_left() -> bool:
+    """Whether this process has left its world, or was in none with others."""
+    return not dist.is_initialized()
+
+
+def end_process(status: int) -> NoReturn:
+    """End a process that has not left its world: what Python does at the end closes the groups, which may wait for ever
+    for a process that is dead or elsewhere."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 @contextmanager
@@ -152,27 +172,7 @@ def local_device() -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
 
 
-def _gradient_group(spec: TrainSpec, device: torch.device) -> dist.ProcessGroup:
-    """NCCL if it is wanted and passes a check on all processes; else gloo, with a message if it was wanted."""
-    everyone: dist.ProcessGroup = dist.group.WORLD  # type: ignore[assignment]
-    if spec.backend == "gloo" or (spec.backend == "auto" and device.type != "cuda"):
-        return everyone
-    group, problem = None, ""
-    try:
-        group = dist.new_group(backend="nccl", timeout=timedelta(seconds=spec.timeout_sec))
-        _check_sum(group, device)
-    except (RuntimeError, ValueError) as error:
-        problem = str(error).splitlines()[0]
-    problems: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(problems, problem)
-    if not any(problems):
-        return group or everyone
-    if dist.get_rank() == 0:
-        _logger.warning("NCCL does not work here, gradients go through gloo: %s", next(filter(None, problems)))
-    return everyone
-
-
-def _check_sum(group: dist.ProcessGroup | None, device: torch.device) -> None:
+def check_sum(group: dist.ProcessGroup | None, device: torch.device) -> None:
     """Sum the ranks over the group.
 
     Raises:

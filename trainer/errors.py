@@ -3,6 +3,7 @@
 TrainerError                the caller's mistake: one clear line, no traceback, exit status 2
  ├─ SpecError               the training spec: names the field, its value and what is allowed
  ├─ FrameError              the training frame: incomplete, corrupt, or too short for the split
+ ├─ DeviceError             the processes' devices: some have a GPU, and others have none
  ├─ BundleError             the model bundle: incomplete or corrupt
  └─ CheckpointMismatchError a checkpoint of another frame, spec or code: names the two hashes
 TrainingFailure             what happened to the training: one clear line, exit status 1
@@ -34,6 +35,10 @@ class FrameError(TrainerError):
     """The training frame is incomplete, corrupt, lacks a column, or is too short for the split."""
 
 
+class DeviceError(TrainerError):
+    """Some processes have a GPU, and others have none."""
+
+
 class BundleError(TrainerError):
     """The model bundle is incomplete or corrupt."""
 
@@ -43,10 +48,14 @@ class CheckpointMismatchError(TrainerError):
 
 
 class TrainingFailure(RuntimeError):  # noqa: N818 - a family of errors
-    """Something outside the caller's documents ended the training; `kind` tells a launcher what to change."""
+    """Something outside the caller's documents ended the training; `kind` tells a launcher what to change.
+
+    apart: whether it happened to this process alone, while the others went on: they cannot be met once more.
+    """
 
     kind = "failure"
     exit_status = EXIT_FAILURE
+    apart = False
 
 
 class DivergedError(TrainingFailure):

@@ -74,13 +74,14 @@ class Forecaster:
 
 @torch.no_grad()
 def mean_correction(
-    model: nn.Module, inputs: Inputs, index_N: Tensor | None = None, *, block_rows: int | None = None
+    model: nn.Module, inputs: Inputs, index_N: Tensor | None = None, *, block_rows: int | None = None, parts: int = 1
 ) -> Tensor:
     """The members' mean quantiles of each row's correction, without dropout; float32 [N, Q].
 
     Args:
         index_N: which rows, by position; all by default.
         block_rows: rows of each pass, the last one filled up.
+        parts: without `block_rows`, cut each pass into so many.
     """
     if model.training:
         model.eval()
@@ -91,5 +92,5 @@ def mean_correction(
         return inputs.numeric.new_empty(0, len(QUANTILES))
     if block_rows is not None:
         index_N = torch.cat([index_N, index_N[-1:].expand(-rows % block_rows)])
-    blocks = torch.split(index_N, block_rows or _ROWS_AT_ONCE)
+    blocks = torch.split(index_N, block_rows or -(-min(rows, _ROWS_AT_ONCE) // parts))
     return torch.cat([model(*inputs.take(index_B)).mean(0) for index_B in blocks])[:rows]

@@ -31,7 +31,6 @@ class Learner:
 
     Attributes:
         steps: optimizer steps since the beginning.
-        trouble: on the device, whether a loss or a gradient was not finite since it was last set to False.
     """
 
     def __init__(self, config: ModelConfig, spec: TrainSpec, world: World, adjustments: Adjustments) -> None:
@@ -50,7 +49,12 @@ class Learner:
         self._dtype = amp_dtype(spec, world.device)
         self._scaler = torch.amp.GradScaler(world.device.type, enabled=self._dtype == torch.float16)
         self.steps = 0
-        self.trouble = torch.zeros((), dtype=torch.bool, device=world.device)
+        self._not_finite = torch.zeros((), dtype=torch.bool, device=world.device)
+
+    @property
+    def trouble(self) -> bool:
+        """Whether a loss or a gradient was not finite, in float16 at every scale down to 1. Waits for the device."""
+        return bool(self._not_finite) or (self._scaler.is_enabled() and self._scaler.get_scale() < 1)
 
     def part_rows(self, rows: int) -> int:
         """Rows computed at a time of a batch of so many."""
@@ -71,14 +75,14 @@ class Learner:
                 with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._spec.use_amp):
                     prediction_MBQ = self._parallel(*part.inputs)
                 share = len(part.target) / len(batch.target)
-                part_loss = batch_loss(prediction_MBQ.float(), part) * share
+                part_loss = batch_loss(prediction_MBQ.float(), part.target, part.weight) * share
                 self._scaler.scale(part_loss).backward()
             loss += part_loss.detach() / len(prediction_MBQ)
         self._scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self._spec.grad_clip_norm)
         # A loss scaler finds its scale by overflowing now and then, and skips such steps.
         gradients_finite = torch.isfinite(norm) | self._scaler.is_enabled()
-        self.trouble |= ~(torch.isfinite(loss) & gradients_finite)
+        self._not_finite |= ~(torch.isfinite(loss) & gradients_finite)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.steps += 1
@@ -101,6 +105,12 @@ class Learner:
             "STEPS": self.steps,
         }
 
+    def snapshot(self) -> dict[str, Any]:
+        """A copy, on the CPU, of what is published of the present state."""
+        state = {"MODEL_STATE": self.average.state_dict(), "OPTIMIZER_STATE": self.optimizer.state_dict()}
+        copied: dict[str, Any] = _copied_to_cpu(state)
+        return copied
+
     def load_state(self, state: dict[str, Any]) -> None:
         """The inverse of `state`."""
         self.model.load_state_dict(state["MODEL_STATE"])
@@ -117,7 +127,7 @@ def amp_dtype(spec: TrainSpec, device: torch.device) -> torch.dtype:
         return torch.float32
     if spec.amp_dtype != "auto":
         return torch.bfloat16 if spec.amp_dtype == "bfloat16" else torch.float16
-    lacks_it = device.type == "cuda" and not torch.cuda.is_bf16_supported()
+    lacks_it = device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
     return torch.float16 if lacks_it else torch.bfloat16
 
 
@@ -137,3 +147,16 @@ def _recompute_blocks(model: nn.Module) -> None:
     for child in model.children():
         for block in child if isinstance(child, nn.ModuleList) else (child,):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def _copied_to_cpu(state: Any) -> Any:
+    """A copy of a state, whose tensors may be anywhere in its dictionaries and lists."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        copied = copy.copy(state)  # with what a module's state says of its versions
+        copied.update({name: _copied_to_cpu(value) for name, value in state.items()})
+        return copied
+    if isinstance(state, list):
+        return [_copied_to_cpu(value) for value in state]
+    return copy.deepcopy(state)

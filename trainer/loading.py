@@ -15,6 +15,7 @@ from trainer.errors import FrameError
 from trainer.frame import Manifest, read_frame, read_manifest
 from trainer.inputs import Encoder
 from trainer.machine import available_workers, free_memory
+from trainer.recovery import device_has_room_for
 from trainer.sampling import Batches, MemoryBatches
 from trainer.scanning import scan
 from trainer.spec import TrainSpec
@@ -77,8 +78,13 @@ def prepare(manifest: Manifest, spec: TrainSpec, world: World, loading: str, wor
     Raises:
         FrameError: a chunk is corrupt, the frame is too short for the split, or as `trainer.checks.require_trainable`;
             on all processes.
+        OutOfDeviceMemoryError: the device has too little memory for the rows; on all processes.
     """
-    return _in_memory(spec, world) if loading == "memory" else _streamed(manifest, spec, world, workers)
+    if loading == "memory":
+        with agreed(world), device_has_room_for("all rows", 'set loading to "stream", or sample_size'):
+            return _in_memory(spec, world)
+    with agreed(world), device_has_room_for("the validation rows", "lower val_size"):
+        return _streamed(manifest, spec, world, workers)
 
 
 def _in_memory(spec: TrainSpec, world: World) -> Prepared:

@@ -6,15 +6,21 @@ from then on, also for processes that are started again.
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
+
+import torch
 
 from trainer.checkpoint import write_patiently
 from trainer.distributed import World
 from trainer.errors import DivergedError, OutOfDeviceMemoryError
 
 MAX_ROLLBACKS = 3
+# What CUDA, HIP and their libraries say of it in errors that are not torch.OutOfMemoryError.
+_FULL_DEVICE_SAID = ("error: out of memory", "STATUS_ALLOC_FAILED")
 
 
 class DivergenceFoundError(Exception):
@@ -100,6 +106,27 @@ class Adjustments:
     def load(cls, file: Path) -> Self:
         """Those kept in `file`, or none at all."""
         return cls(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else cls()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether it says that the device has too little memory."""
+    return isinstance(error, torch.OutOfMemoryError) or any(said in str(error) for said in _FULL_DEVICE_SAID)
+
+
+@contextmanager
+def device_has_room_for(what: str, otherwise: str) -> Iterator[None]:
+    """A block whose need of memory does not depend on how a batch is computed.
+
+    Raises:
+        OutOfDeviceMemoryError: the device has too little memory for `what`; says to do `otherwise`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        message = str(error).splitlines()[0]
+        raise OutOfDeviceMemoryError(f"the device has too little memory for {what}: {otherwise} ({message})") from error
 
 
 def adjustments_together(file: Path, world: World) -> Adjustments:

@@ -44,10 +44,11 @@ class MemoryBatches:
         count = len(self._rows)
         order_N = torch.randperm(count, generator=torch.Generator().manual_seed(self._seed + epoch))
         order_N = torch.cat([order_N, order_N.repeat(math.ceil(self.batch_size / count))[: self.batch_size]])
+        order_N = order_N.to(self._world.device)  # in one piece: a copy for each batch would wait for the GPU each time
         share = self.batch_size // self._world.size
         for start in range(rows_done, count, self.batch_size):
             first = start + self._world.rank * share
-            yield self._rows.batch(order_N[first : first + share].to(self._world.device))
+            yield self._rows.batch(order_N[first : first + share])
 
 
 def global_batch_size(rows: int, largest: int, processes: int) -> int:

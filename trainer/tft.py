@@ -85,8 +85,10 @@ class TemporalFusionTransformer(nn.Module):
         past_BTD = past_BTD.unflatten(0, (rows, weeks))
         future_B1D = self.future_selection(self.future_projection(numeric_BF), c_BD["c_s"])[:, None]
         state = tuple(c_BD[name].expand(self.lstm_layers, -1, -1).contiguous() for name in ("c_h", "c_c"))
-        encoded_BTD, state = self.encoder(past_BTD, state)
-        decoded_B1D, _ = self.decoder(future_B1D, state)
+        # cuDNN's LSTM would compute in float16 under autocast, even where bfloat16 is asked for.
+        with torch.autocast("cuda", enabled=False):
+            encoded_BTD, state = self.encoder(past_BTD.float(), tuple(each.float() for each in state))
+            decoded_B1D, _ = self.decoder(future_B1D.float(), state)
         selected_BLD = torch.cat([past_BTD, future_B1D], dim=1)
         temporal_BLD = self.lstm_gate(torch.cat([encoded_BTD, decoded_B1D], dim=1), selected_BLD)  # eq. 17
         enriched_BLD = self.static_enrichment(temporal_BLD, c_BD["c_e"][:, None])  # eq. 18

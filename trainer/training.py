@@ -1,7 +1,4 @@
-"""The training loop, the same on one process and on many, from its beginning or from a checkpoint.
-
-Shapes: N rows, Q quantiles.
-"""
+"""The training loop, the same on one process and on many, from its beginning or from a checkpoint."""
 
 import copy
 import json
@@ -20,14 +17,9 @@ from trainer.checkpoint import CheckpointStore, State, load_together
 from trainer.dataset import Rows
 from trainer.distributed import World, agreed
 from trainer.errors import Interrupted
-from trainer.forecaster import mean_correction
 from trainer.learner import Learner
-from trainer.level import signed_exp
-from trainer.metrics import score_sums, scores
 from trainer.model import ModelConfig
-from trainer.objective import loss as batch_loss
 from trainer.outcome import EpochReport, Fitted
-from trainer.quantiles import MEDIAN
 from trainer.recovery import Adjustments, DivergenceFoundError
 from trainer.report import Report
 from trainer.rng import restore_rng, rng_state
@@ -36,6 +28,7 @@ from trainer.schedule import warm_cosine
 from trainer.signals import StopRequest
 from trainer.spec import TrainSpec
 from trainer.usage import device_usage
+from trainer.validation import validate
 
 _CHECK_EVERY = 50
 _EXPLOSION_FACTOR = 10.0
@@ -142,9 +135,10 @@ class Training:
             self._rows_done += self._batches.batch_size
             self._around.on_step(self.learner.steps, self.learner.model)
             self._send_progress()
+            stop = stopping()  # before anything waits for a device, which may itself wait for a process that is dead
             if self.learner.steps % _CHECK_EVERY == 0:
                 self._check_loss()
-            if stopping():
+            if stop:
                 self._interrupt()
             if self.learner.steps % self._spec.checkpoint_every == 0:
                 self._save()
@@ -186,7 +180,7 @@ class Training:
             return
         self._checked = (self._rows_done, loss_sum)
         mean = (loss_sum - checked_sum) / (self._rows_done - checked_rows)
-        loss, trouble = self._world.total(np.array([mean, self.learner.trouble.item()])) / self._world.size
+        loss, trouble = self._world.total(np.array([mean, self.learner.trouble])) / self._world.size
         if trouble or not math.isfinite(loss):
             raise DivergenceFoundError(f"a loss or gradient was not finite by step {self.learner.steps}")
         if loss > _EXPLOSION_FACTOR * self._lowest_loss:
@@ -198,7 +192,9 @@ class Training:
     def _evaluated(self, started: float, rows: int) -> EpochReport:
         """The averaged model's scores on the validation rows, after all rows of the epoch."""
         (loss_sum,) = self._world.total(np.array([self._loss_sum.item()]))
-        validation_loss, validation_scores = self._validate()
+        validation_loss, validation_scores = validate(
+            self.learner.average, self._validation, self._world, parts=self._adjustments.parts_factor
+        )
         elapsed = time.perf_counter() - started
         return EpochReport(
             epoch=self._epoch,
@@ -212,28 +208,8 @@ class Training:
             **device_usage(self._world.device),
         )
 
-    def _validate(self) -> tuple[float, dict[str, float]]:
-        """The averaged model's mean loss and its scores on the validation rows, each process taking a share."""
-        rows = self._validation
-        share = slice(self._world.rank, None, self._world.size)
-        index_N = torch.arange(len(rows), device=self._world.device)[share]
-        correction_NQ = mean_correction(self.learner.average, rows.inputs, index_N)
-        loss_sum = torch.zeros(())
-        if len(index_N):
-            loss_sum = batch_loss(correction_NQ[None], rows.batch(index_N)).double() * len(index_N)
-        correction_N = correction_NQ[:, MEDIAN]
-        forecast_N = signed_exp(rows.start[share] + correction_N.cpu().numpy().astype(np.float64))
-        sums = score_sums(rows.actual[share], forecast_N, rows.is_holiday[share])
-        loss_total, *score_totals = self._world.total(np.array([loss_sum.item(), *sums]))
-        return float(loss_total) / len(rows), scores(np.array(score_totals))
-
     def _snapshot(self, report: EpochReport) -> State:
-        state = {
-            "EPOCH": report.epoch,
-            "MODEL_STATE": self.learner.average.state_dict(),
-            "OPTIMIZER_STATE": self.learner.optimizer.state_dict(),
-        }
-        return copy.deepcopy(state)
+        return {"EPOCH": report.epoch, **self.learner.snapshot()}
 
     def _interrupt(self) -> None:
         self._save()

@@ -1,8 +1,12 @@
 """What a training takes of its GPU."""
 
+import logging
+from functools import cache
 from typing import TypedDict
 
 import torch
+
+_logger = logging.getLogger("trainer")
 
 
 class DeviceUsage(TypedDict):
@@ -20,6 +24,12 @@ def device_usage(device: torch.device) -> DeviceUsage:
     torch.cuda.reset_peak_memory_stats(device)
     try:
         utilization = float(torch.cuda.utilization(device))
-    except (ModuleNotFoundError, RuntimeError):  # the driver's Python binding is not installed, or does not answer
+    except Exception as error:  # those of the drivers' Python bindings have no other base; MIG devices are refused
+        _warn_once(str(error))
         return {"gpu_utilization": None, "memory_allocated_gb": allocated}
     return {"gpu_utilization": utilization, "memory_allocated_gb": allocated}
+
+
+@cache
+def _warn_once(problem: str) -> None:
+    _logger.warning("the utilization of the GPU is not known: %s", problem)

@@ -68,6 +68,17 @@ def test_loss_scaler_that_overflows_skips_the_step_and_is_no_divergence() -> Non
     assert not all(torch.equal(one, other) for one, other in zip(before, learner.model.parameters(), strict=True))
 
 
+def test_gradients_that_overflow_at_every_scale_are_trouble() -> None:
+    _, learner = learned(steps=1, use_amp=True, amp_dtype="float16")
+    next(learner.model.parameters()).register_hook(lambda gradient: gradient * torch.inf)
+    troubled = []
+    for step in range(20):
+        learner.step(batch(seed=step), 1e-2)
+        troubled.append(learner.trouble)
+    # The scaler begins at 2^16 and halves its scale each time.
+    assert troubled == [False] * 16 + [True] * 4
+
+
 def test_gradient_is_clipped_to_its_largest_norm() -> None:
     _, learner = learned(steps=1, grad_clip_norm=1e-3)
     gradients = [p.grad for p in learner.model.parameters() if p.grad is not None]

@@ -95,7 +95,7 @@ def test_outer_quantiles_leave_the_medians_training_as_it_is() -> None:
 
     median_MB = model(*batch.inputs)[..., MEDIAN]
     alone = gradients(((median_MB - batch.target).abs() * batch.weight).mean(1).sum())
-    together = gradients(loss(model(*batch.inputs), batch))
+    together = gradients(loss(model(*batch.inputs), batch.target, batch.weight))
     for one, other in zip(alone, together, strict=True):
         torch.testing.assert_close(one, other)
 
@@ -105,7 +105,7 @@ def test_loss_is_the_one_worked_out_by_hand() -> None:
     batch = Batch(inputs=inputs, target=torch.tensor([1.0, 0.0]), weight=torch.tensor([1.0, 3.0]))
     prediction_MBQ = torch.tensor([[[0.0, 0.5, 3.0], [-1.0, 0.0, 1.0]]])
     first, second = 0.1 * 1 + 0.5 * 0.5 + 0.1 * 2, 0.1 * 1 + 0.1 * 1
-    assert loss(prediction_MBQ, batch).item() == pytest.approx(2 * (first * 1 + second * 3) / 2)
+    assert loss(prediction_MBQ, batch.target, batch.weight).item() == pytest.approx(2 * (first * 1 + second * 3) / 2)
 
 
 def test_calibrated_spread_covers_one_row_in_a_hundred_more_than_promised_of_its_own() -> None:

@@ -5,6 +5,8 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -64,14 +66,13 @@ def test_one_process_whose_device_is_full_makes_all_compute_smaller_parts_and_le
         assert other == pytest.approx(one, rel=1e-4)
 
 
-def test_a_process_that_hangs_is_given_up_after_the_time_out_and_the_training_goes_on_when_started_again(
-    spec: TrainSpec, tmp_path: Path
-) -> None:
-    spec_path = saved(replace(spec, timeout_sec=5), tmp_path / "spec")
+@contextmanager
+def two_processes(spec_path: str, disturbance: str) -> Iterator[list[subprocess.Popen[str]]]:
+    """Two ranks without torchrun, which ends all as soon as one has failed; killed when the block ends."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    command = [sys.executable, DISTURBED, "--spec", spec_path, "--disturb=1:10:SIGSTOP:self"]
+    command = [sys.executable, DISTURBED, "--spec", spec_path, f"--disturb={disturbance}"]
     world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     ranks = [
         subprocess.Popen(
@@ -84,14 +85,30 @@ def test_a_process_that_hangs_is_given_up_after_the_time_out_and_the_training_go
         for rank in "01"
     ]
     try:
-        _, told = ranks[0].communicate(timeout=60)
+        yield ranks
     finally:
         for rank in ranks:
             rank.send_signal(signal.SIGKILL)
-        ranks[1].communicate()
-    assert ranks[0].returncode not in {0, -signal.SIGKILL}
+            rank.communicate()
+
+
+def test_a_process_that_hangs_is_given_up_after_the_time_out_and_the_training_goes_on_when_started_again(
+    spec: TrainSpec, tmp_path: Path
+) -> None:
+    spec_path = saved(replace(spec, timeout_sec=5), tmp_path / "spec")
+    with two_processes(spec_path, "1:10:SIGSTOP:self") as ranks:
+        _, told = ranks[0].communicate(timeout=120)
+        assert ranks[0].returncode == 1
     assert "rank 0 lost the other processes" in told
     assert "did not answer within timeout_sec 5. Start again to go on from the last checkpoint" in told
     again = torchrun(spec_path)
     assert again.returncode == 0, again.stderr
     assert "resumed epoch=1 step=8" in again.stdout
+
+
+def test_a_roll_back_that_the_first_process_cannot_write_down_ends_all_at_once(spec: TrainSpec, tmp_path: Path) -> None:
+    with two_processes(saved(spec, tmp_path / "spec"), "0:10:NAN:self") as ranks:
+        told = [rank.communicate(timeout=120)[1] for rank in ranks]
+        assert [rank.returncode for rank in ranks] == [1, 1]
+    assert "adjustments-" in told[0]
+    assert "cannot be written: File too large" in told[0]

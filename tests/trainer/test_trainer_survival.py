@@ -6,16 +6,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from trainer_frames import made_up_table, publish_frame
 
 from trainer import entry, job
 from trainer.bundle import bundle_hash, read_sidecar
 from trainer.checkpoint import CheckpointStore
+from trainer.dataset import Inputs
+from trainer.mlp import EnsembleMLP
 from trainer.report import Report
 from trainer.schedule import warm_cosine
 from trainer.spec import TrainSpec
@@ -117,7 +119,7 @@ def poison(model: nn.Module) -> None:
         next(model.parameters()).fill_(float("nan"))
 
 
-def run_out_of_memory(_model: nn.Module) -> None:
+def run_out_of_memory(_model: nn.Module) -> NoReturn:
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
 
@@ -263,6 +265,55 @@ def test_device_without_memory_gets_smaller_parts_and_learns_the_same(
     assert [event["kind"] for event in events.of("recovered")] == ["cuda_out_of_memory"] * 2
     for one, other in zip(scores(calm.model_output_dir), scores(tight.model_output_dir), strict=True):
         assert other == pytest.approx(one, rel=1e-4)
+
+
+FULL_DEVICE = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    torch.AcceleratorError("CUDA error: out of memory\nCompile with `TORCH_USE_CUDA_DSA`."),
+    RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+)
+
+
+@pytest.mark.parametrize("error", FULL_DEVICE, ids=lambda error: type(error).__name__)
+def test_validation_takes_smaller_parts_as_well_however_a_library_says_that_the_device_is_full(
+    spec: TrainSpec, events: Events, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+) -> None:
+    passes: list[int] = []
+
+    def small_device(model: EnsembleMLP, *inputs: Tensor) -> Tensor:
+        if not model.training and len(passes) < 6:  # until the first validation is over
+            passes.append(len(inputs[0]))
+            if passes[-1] > 150:
+                raise error
+        return forward(model, *inputs)
+
+    forward = EnsembleMLP.forward
+    monkeypatch.setattr(EnsembleMLP, "forward", small_device)
+    assert train(replace(spec, num_epochs=1)) == 0
+    assert [event["kind"] for event in events.of("recovered")] == ["cuda_out_of_memory"] * 2
+    rows = sum(passes[2:6])
+    assert passes[:4] == [rows, -(-rows // 2), -(-rows // 4), -(-rows // 4)]
+
+
+def test_device_without_memory_for_the_model_ends_the_training(
+    spec: TrainSpec, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.learner.build_model", lambda _config: run_out_of_memory(nn.Identity()))
+    assert train(spec) == 1
+    kind, message = events.error()
+    assert kind == "cuda_out_of_memory"
+    assert message.startswith("the device has too little memory for the model alone: use a smaller model or another")
+
+
+@pytest.mark.parametrize(("loading", "what"), [("memory", "all rows"), ("stream", "the validation rows")])
+def test_device_without_memory_for_the_rows_ends_the_training(
+    spec: TrainSpec, events: Events, monkeypatch: pytest.MonkeyPatch, loading: str, what: str
+) -> None:
+    monkeypatch.setattr(Inputs, "of", lambda *_: run_out_of_memory(nn.Identity()))
+    assert train(replace(spec, loading=loading)) == 1
+    kind, message = events.error()
+    assert kind == "cuda_out_of_memory"
+    assert message.startswith(f"the device has too little memory for {what}: ")
 
 
 def test_device_with_too_little_memory_for_one_row_ends_the_training(spec: TrainSpec, events: Events) -> None:
