@@ -52,7 +52,7 @@ def test_images_are_pinned_and_run_as_no_fixed_root() -> None:
         assert re.search(r"^USER 1001:0$", text, re.MULTILINE), path.name
         assert "--constraint /build/requirements.lock" in text
         assert re.search(r"^ARG PYTHON=3\.11\.\d+-slim", text, re.MULTILINE)
-    for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes"):
+    for package in ("torch", "numpy", "pyarrow", "matplotlib", "dagster-pipes", "nvidia-ml-py"):
         assert re.search(rf"^{package}==\d", lock, re.MULTILINE)
 
 
