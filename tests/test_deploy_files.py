@@ -16,7 +16,7 @@ SECRETS: dict[str, list[str]] = yaml.safe_load((DEPLOY / "secrets.yaml").read_te
 
 # What is imported under another name than it is installed by, or comes with what is.
 DISTRIBUTIONS = {"yaml": "pyyaml", "sqlalchemy": "sqlalchemy", "psycopg_pool": "psycopg", "starlette": "fastapi"}
-COME_WITH = {"pydantic": "fastapi", "google": "feast", "redis": "feast"}
+COME_WITH = {"pydantic": "fastapi", "google": "feast", "redis": "feast", "tqdm": "feast"}
 # Imported inside functions, for what an image is not there for.
 NOT_THERE: dict[str, set[str]] = {"trainer": set(), "service": {"ray", "matplotlib"}}
 

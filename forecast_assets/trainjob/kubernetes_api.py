@@ -33,10 +33,6 @@ _GONE = 410
 _TOO_MANY_REQUESTS = 429
 
 
-class _ListExpiredError(ApiUnavailableError):
-    """The server does not know the state any more that was asked for: what to ask for is the present one."""
-
-
 class KubernetesApi:
     """Reads, patches and deletes objects of one namespace.
 
@@ -65,7 +61,9 @@ class KubernetesApi:
             query["labelSelector"] = ",".join(f"{key}={value}" for key, value in labels.items())
         try:
             return self._listed(group, plural, job, {**query, "limit": str(_PAGE)})
-        except _ListExpiredError:
+        except ApiUnavailableError as error:
+            if getattr(error.__cause__, "status", None) != _GONE:
+                raise
             # The server has forgotten the state that the pages before were of. In one piece no list expires.
             return self._listed(group, plural, job, query)
 
@@ -153,9 +151,7 @@ def translated(error: BaseException, details: JobDetails) -> TrainJobError:
     message = _server_message(error)
     if error.status == _CONFLICT:
         return AlreadySubmittedError(f"the server says {message!r}", details)
-    if error.status == _GONE:
-        return _ListExpiredError(f"the Kubernetes API answered {error.status}: {message}", details)
-    if not error.status or error.status == _TOO_MANY_REQUESTS or error.status >= 500:
+    if not error.status or error.status in (_GONE, _TOO_MANY_REQUESTS) or error.status >= 500:
         return ApiUnavailableError(f"the Kubernetes API answered {error.status}: {message}", details)
     return RejectedError(f"the Kubernetes API refused with status {error.status}: {message}", details)
 
