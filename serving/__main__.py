@@ -32,6 +32,8 @@ def main() -> int:
             workers=settings.workers,
             access_log=False,
             log_level="warning",
+            # Longer than a proxy keeps one (60 s is usual): else a request can meet a connection that is being closed.
+            timeout_keep_alive=75,
             timeout_graceful_shutdown=settings.shutdown_seconds,
             # A worker that is importing does not answer its supervisor, who would replace it after five seconds.
             timeout_worker_healthcheck=60,

@@ -25,6 +25,7 @@ from typing import Any
 
 import psutil
 
+from forecast_assets.atomic import replacing
 from forecast_assets.trainjob import local_supervisor
 from forecast_assets.trainjob.observation import (
     VERDICT_ANNOTATION,
@@ -157,9 +158,8 @@ class LocalJobs:
         """Keep the client's verdict, a JSON document, with the job."""
         folder = self.folder(name)
         if folder.exists():
-            temporary = folder / f".verdict.{os.getpid()}"
-            temporary.write_text(verdict)
-            temporary.replace(folder / "verdict.json")
+            with replacing(folder / "verdict.json") as temporary:
+                temporary.write_text(verdict)
 
     def delete(self, name: str, uid: str | None = None) -> None:
         """End all processes of the job, gently first, and remove its folder. With ``uid``, only if it is that job.

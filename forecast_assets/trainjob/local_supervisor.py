@@ -175,8 +175,11 @@ class Supervisor:
     def _write(self, **changes: Any) -> None:
         state = {**self._state, "nodes": self._nodes, "supervisor": os.getpid(), **changes}
         temporary = self._folder / ".state.json"
-        temporary.write_text(json.dumps(state))
-        temporary.replace(self._folder / "state.json")
+        try:
+            temporary.write_text(json.dumps(state))
+            temporary.replace(self._folder / "state.json")
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def _on_sigterm(self, *_: Any) -> None:
         self._told_to_end = True
