@@ -12,6 +12,7 @@ not on interruptions: so the bundle's hash is its data version.
 
 import ctypes
 import errno
+import fcntl
 import glob
 import hashlib
 import json
@@ -21,7 +22,7 @@ import pickle
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,9 +160,9 @@ def read_sidecar(path: Path | str) -> dict[str, Any]:
 def published(path: Path | str) -> Iterator[Path]:
     """A new directory to write to, which becomes `path` on leaving; nothing is left of it after an exception.
 
-    Readers see no half-written bundle. A bundle already at `path` is kept if identical and else replaced, in one step
-    where the file system can do that. Where it cannot, as over NFS, there is none for a moment; `require_replaceable`
-    puts back the old one if the process was killed in it.
+    Readers see no half-written bundle; what a killed process has written of one goes with the next. A bundle already at
+    `path` is kept if identical and else replaced, in one step where the file system can do that. Where it cannot, as
+    over NFS, there is none for a moment; `require_replaceable` puts back the old one if the process was killed in it.
 
     Raises:
         BundleError: as `require_replaceable`.
@@ -169,7 +170,8 @@ def published(path: Path | str) -> Iterator[Path]:
     target = Path(path)
     require_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+    _remove_abandoned(target)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch, _locked(Path(scratch)):
         draft = Path(scratch) / "draft"
         draft.mkdir()
         yield draft
@@ -186,6 +188,23 @@ def published(path: Path | str) -> Iterator[Path]:
         else:
             draft.rename(target)
         _fsync(target.parent)
+
+
+def _remove_abandoned(target: Path) -> None:
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+        with suppress(OSError), _locked(left):  # another process still writes there
+            shutil.rmtree(left)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Raises OSError if another process holds the folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def require_replaceable(path: Path | str) -> None:

@@ -128,9 +128,9 @@ def test_bundle_names_the_code_it_was_made_by_and_that_follows_every_change_of_i
     spec: TrainSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert read_sidecar(spec.model_output_dir)["versions"]["code"] == code_version()
-    frame, other = "0" * 64, Path(shutil.copytree(Path(version.__file__).parent, tmp_path / "trainer"))
+    frame, other = "0" * 64, Path(shutil.copytree(version.SOURCES, tmp_path / "trainer"))
     name = bundle_name(frame, {})
-    monkeypatch.setattr(version, "files", lambda _package: other)
+    monkeypatch.setattr(version, "SOURCES", other)
     assert bundle_name(frame, {}) == name
     with (other / "tft.py").open("a") as file:
         file.write("# changed")

@@ -54,3 +54,26 @@ def test_replacement_cut_off_where_names_cannot_be_exchanged_is_undone_at_the_ne
     require_replaceable(bundle)
     assert read_sidecar(bundle) == {"new": rename == 2}
     assert [path.name for path in tmp_path.iterdir() if path.name == bundle.name or rename] == [bundle.name]
+
+
+def test_what_a_killed_process_has_written_of_a_bundle_goes_with_the_next_one(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    if not (child := os.fork()):
+        with published(bundle) as draft:
+            write_sidecar(draft, {"new": False})
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 1
+    with published(tmp_path / "another") as another, published(bundle) as draft:
+        for folder in (another, draft):
+            write_sidecar(folder, {"new": True})
+    assert {path.name for path in tmp_path.iterdir()} == {"another", "bundle"}
+
+
+def test_what_a_living_process_writes_of_a_bundle_is_left_alone(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    with published(bundle) as first, published(bundle) as second:
+        for folder in (first, second):
+            write_sidecar(folder, {"new": True})
+    assert read_sidecar(bundle) == {"new": True}
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
