@@ -19,7 +19,7 @@ serve: $(INSTALLED) ## The model service at http://127.0.0.1:8080/docs (after ma
 	@$(BIN)/python -m serving
 
 test: $(INSTALLED) ## All tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 test-cluster: $(INSTALLED) ## TrainJob scenarios on the cluster of KUBECONFIG (docs/cluster.md)
 	@TEST_CLUSTER_NAMESPACE="$${TEST_CLUSTER_NAMESPACE:-trainjob-test}" \

@@ -31,6 +31,11 @@ hypothesis.settings.load_profile("project")
 _database_numbers = count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The trainer's files of few, long tests come first, so that no process is left with one at the end."""
+    items.sort(key=lambda item: item.path.parent.name != "trainer")
+
+
 @pytest.fixture(autouse=True)
 def _environment_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
