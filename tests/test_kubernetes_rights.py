@@ -3,9 +3,9 @@
 import re
 
 import yaml
+from kubernetes_submissions import submission
 from kubernetes_wire import Wire
 from kubernetes_wire_cluster import NAMESPACE, RUNTIME_FILE, Cluster
-from test_kubernetes_submission import submission
 
 from forecast_assets.trainjob.kubernetes import KubernetesPlatform
 
