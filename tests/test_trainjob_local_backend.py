@@ -3,7 +3,6 @@
 import fcntl
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,8 @@ from trainjob_jobs import Jobs, wait_until
 from feature_repo.paths import PROJECT_ROOT
 from forecast_assets.trainjob.local_jobs import JobExistsError, LocalJobs
 
+pytest_plugins = ["trainjob_fixtures"]
+
 ENDED = {"Complete", "Failed"}
 SLOW = """
 import os, subprocess, sys, time
@@ -22,16 +23,6 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"],
 print("two", os.environ["PET_NODE_RANK"], os.environ["PET_NNODES"], os.environ["PET_NPROC_PER_NODE"], flush=True)
 time.sleep(600)
 """
-
-
-@pytest.fixture
-def jobs(tmp_path: Path) -> Iterator[Jobs]:
-    """Jobs in a folder of their own, ended with the test."""
-    jobs = Jobs(tmp_path)
-    yield jobs
-    for name in jobs.names():
-        jobs.platform.delete(name)
-    wait_until(lambda: not jobs.processes(), 5)
 
 
 @pytest.fixture

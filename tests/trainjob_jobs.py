@@ -1,6 +1,7 @@
 """Tiny jobs for the TrainJob tests: scripts without torch, and an asset that runs one of them."""
 
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,12 @@ ENDLESS = """
 (HERE / f"started-{NODE}").touch()
 time.sleep(600)
 """
+WAITING = """
+(HERE / f"started-{NODE}").touch()
+while not (HERE / "go").exists():
+    time.sleep(0.02)
+"""
+Interrupted = (KeyboardInterrupt, dg.DagsterExecutionInterruptedError)
 
 
 class Jobs:
@@ -101,3 +108,10 @@ def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
 def logged(result: dg.ExecuteInProcessResult, instance: dg.DagsterInstance) -> Sequence[str]:
     """What the run has logged."""
     return [entry.user_message for entry in instance.all_logs(result.run_id)]
+
+
+def meanwhile(do: Callable[[], object]) -> threading.Thread:
+    """Do something while this thread is busy with a run."""
+    thread = threading.Thread(target=do)
+    thread.start()
+    return thread
