@@ -65,36 +65,30 @@ class EnsembleMLP(nn.Module):
 
     def forward(self, numeric_BF: Tensor, codes_BC: Tensor, _history_BTH: Tensor | None = None) -> Tensor:
         """The quantiles of the correction that each member proposes, prediction_MBQ; the history is not looked at."""
-        x_MBD = self.dropout(torch.relu(self._first_layer(numeric_BF, codes_BC)))
+        x_MBD = self.dropout(torch.relu_(self._first_layer(numeric_BF, codes_BC)))
         for layer in self.layers[1:]:
-            x_MBD = self.dropout(torch.relu(layer(x_MBD)))
+            x_MBD = self.dropout(torch.relu_(layer(x_MBD)))
         return ordered(self.median(x_MBD), self.spread(numeric_BF, codes_BC))
 
     def _first_layer(self, numeric_BF: Tensor, codes_BC: Tensor) -> Tensor:
-        """What ``layers[0]`` makes of the numbers with the categories' embeddings beside them, x_MBH.
-
-        All members read the numbers in one product, and an embedding is multiplied by its weights once per code where
-        there are more rows than codes.
-        """
+        """What ``layers[0]`` makes of the numbers with the categories' embeddings beside them, x_MBH."""
         weight_MDH, bias_M1H = self.layers[0].parameters()
         sizes = [numeric_BF.shape[1], *[self._embedding_dim] * len(self.embeddings)]
         weight_MFH, *weights = weight_MDH.split(sizes, dim=1)
-        x_BU = torch.addmm(bias_M1H.flatten(), numeric_BF, _side_by_side(weight_MFH))
+        x_MBH = torch.baddbmm(bias_M1H, numeric_BF.expand(self.members, -1, -1), weight_MFH)
         for category in zip(self.embeddings.parameters(), weights, codes_BC.unbind(1), strict=True):
-            x_BU += self._of_category(*category)
-        return x_BU.unflatten(1, (self.members, -1)).transpose(0, 1)
+            x_MBH += self._of_category(*category)
+        return x_MBH
 
     def _of_category(self, embedding_VU: Tensor, weight_MEH: Tensor, codes_B: Tensor) -> Tensor:
+        """An embedding is multiplied by its weights once per code where there are more rows than codes."""
         once_per_code = len(embedding_VU) < len(codes_B)
-        if not once_per_code:
+        if once_per_code:
+            embedding_VU = torch.cat([embedding_VU[:1].detach(), embedding_VU[1:]])
+        else:
             embedding_VU = functional.embedding(codes_B, embedding_VU, padding_idx=0)
-        product_VU = _side_by_side(embedding_VU.unflatten(1, (self.members, -1)).transpose(0, 1) @ weight_MEH)
-        return functional.embedding(codes_B, product_VU, padding_idx=0) if once_per_code else product_VU
-
-
-def _side_by_side(x_MBH: Tensor) -> Tensor:
-    """The members' columns in one matrix."""
-    return x_MBH.transpose(0, 1).flatten(1)
+        product_MVH = embedding_VU.unflatten(1, (self.members, -1)).transpose(0, 1) @ weight_MEH
+        return product_MVH.index_select(1, codes_B) if once_per_code else product_MVH
 
 
 class Spread(nn.Module):
