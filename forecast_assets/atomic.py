@@ -63,9 +63,14 @@ def staging_directory(parent: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """For the length of the block, or of this process, ``remove_unless_held`` leaves the folder alone."""
+    """For the length of the block, or of this process, ``remove_unless_held`` leaves the folder alone.
+
+    Raises:
+        FileNotFoundError: it is gone, or was just being removed.
+    """
     holder = _lock(folder, fcntl.LOCK_SH)
     try:
+        folder.stat()
         yield
     finally:
         os.close(holder)
@@ -74,10 +79,11 @@ def held(folder: Path) -> Iterator[None]:
 def remove_unless_held(folder: Path) -> None:
     """Remove a folder that no living process holds."""
     try:
-        os.close(_lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        remover = _lock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return
     shutil.rmtree(folder, ignore_errors=True)
+    os.close(remover)
 
 
 def _lock(folder: Path, operation: int) -> int:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -102,8 +102,22 @@ class FrameStore:
 
     @contextmanager
     def in_use(self, version: str) -> Iterator[None]:
-        """For the length of the block the frame stays, however many are published meanwhile."""
-        with held(self.folder / version):
+        """For the length of the block the frame stays, however many are published meanwhile.
+
+        Processes on other machines see that only where the shared volume's ``flock`` holds between machines; elsewhere
+        the frame is safe until two more are published.
+
+        Raises:
+            DamagedFrameError: it is gone: others have been published.
+        """
+        with ExitStack() as holding:
+            try:
+                holding.enter_context(held(self.folder / version))
+            except FileNotFoundError:
+                raise DamagedFrameError(
+                    f"frame {version[:12]} is gone, because newer ones have been published meanwhile: start again from "
+                    "the present one"
+                ) from None
             yield
 
     def previous(self) -> pa.Table | None:

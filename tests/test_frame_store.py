@@ -4,6 +4,8 @@ import datetime
 import hashlib
 import json
 import shutil
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from feature_repo.features import TIMESTAMP
 from forecast_assets import frame_store
+from forecast_assets.atomic import held, remove_unless_held
 from forecast_assets.content_hash import content_hash
 from forecast_assets.frame_store import DamagedFrameError, FrameStore, Manifest
 
@@ -93,6 +96,43 @@ def test_a_frame_that_is_trained_on_stays_until_the_training_is_over(store: Fram
         assert first in kept(store)
     latest = [publish(store, frame).content_hash for frame in (frame_of([5.0] * 25), frame_of([6.0] * 25))]
     assert kept(store) == {"CURRENT", *latest}
+
+
+def test_a_frame_that_is_gone_before_its_training_begins_is_named(store: FrameStore) -> None:
+    first = publish(store, FIRST).content_hash
+    for frame in (SECOND, THIRD):
+        publish(store, frame)
+
+    with pytest.raises(DamagedFrameError, match=f"{first[:12]} is gone"), store.in_use(first):
+        pass
+
+
+def test_a_folder_that_is_being_removed_cannot_be_held_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, came = tmp_path / "folder", threading.Event()
+    folder.mkdir()
+    gone: list[bool] = []
+
+    def come() -> None:
+        came.set()
+        try:
+            with held(folder):
+                gone.append(False)
+        except FileNotFoundError:
+            gone.append(True)
+
+    def slow(path: Path, **options: Any) -> None:
+        waiting.start()
+        came.wait(10)
+        time.sleep(0.1)
+        rmtree(path, **options)
+
+    rmtree, waiting = shutil.rmtree, threading.Thread(target=come)
+    monkeypatch.setattr(shutil, "rmtree", slow)
+    remove_unless_held(folder)
+    waiting.join(10)
+    assert gone == [True]
 
 
 def test_at_every_step_of_a_publication_readers_find_a_complete_frame(
