@@ -54,6 +54,11 @@ def create_forecast_tables(table: str, settings: PostgresSettings) -> None:
     with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
         # Keeps two transactions from creating a table at the same time.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext($1))", [table])
+        # The history came last. Even where there is nothing to change, ALTER TABLE waits for all who read the table,
+        # and all who come to read it wait for that.
+        cursor.execute("SELECT to_regclass($1) IS NOT NULL", [f"{table}_history"])
+        if cursor.fetchone() == (True,):
+            return
         for command in [*statement(f"create_{table}").split(";\n"), *_commands("create_forecast_history", table)]:
             cursor.execute(command)
         connection.commit()

@@ -2,6 +2,7 @@
 
 import datetime
 import random
+import threading
 from pathlib import Path
 
 import psycopg
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from feature_repo.database import PostgresSettings
-from forecast_assets.forecast_table import publish_forecasts, write_forecasts
+from forecast_assets.forecast_table import create_forecast_tables, publish_forecasts, write_forecasts
 from forecast_assets.ingest.ledger import create_catalog
 
 FIRST = datetime.date(2012, 10, 5)
@@ -178,6 +179,19 @@ def test_a_history_begins_with_the_forecasts_that_an_earlier_version_has_left(sh
     shop.forecast(3, "c")
 
     assert shop.shown("weekly_forecasts_history") == {1: "a", 2: "b", 3: "c"}
+
+
+def test_one_who_reads_the_forecasts_for_long_keeps_nobody_waiting(shop: Shop) -> None:
+    shop.drop(0)
+    shop.forecast(1, "a")
+    with psycopg.connect(shop.settings.url) as reader, psycopg.connect(shop.settings.url) as watcher:
+        reader.execute("SELECT * FROM weekly_forecasts").fetchall()
+        asked = threading.Thread(target=create_forecast_tables, args=("weekly_forecasts", shop.settings), daemon=True)
+        asked.start()
+        asked.join(10)
+        watcher.execute("SET statement_timeout = '5s'")
+        assert watcher.execute("SELECT count(*) FROM weekly_forecasts").fetchone() == (2,)
+        assert not asked.is_alive()
 
 
 def test_whatever_drops_come_only_forecasts_made_in_time_are_kept_and_all_of_them(shop: Shop) -> None:

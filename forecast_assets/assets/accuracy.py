@@ -88,7 +88,7 @@ def forecast_accuracy(
         rows = cursor.fetch_arrow_table()
     if not rows.num_rows:
         replace_rows(settings, "forecast_accuracy", SCORES.empty_table())
-        context.log.info("no week that was forecast has been sold yet: there is nothing to score")
+        context.log.info("no week that was forecast before it was sold has its sales yet: there is nothing to score")
         yield dg.MaterializeResult(metadata={"dagster/row_count": 0})
         yield _check(ACCURACY_CHECK, True, {})
         yield _check(COVERAGE_CHECK, True, {})
