@@ -45,6 +45,7 @@ def follower(
     messages: Path | None = None,
     start_seconds: float = 60.0,
     api_seconds: float = 0.3,
+    echo: Callable[[str], None] = lambda _: None,
 ) -> Follower:
     """Follows "a-job"."""
     log = logging.Logger("a-job")
@@ -55,7 +56,7 @@ def follower(
         JobMessages(messages),
         patience=Patience(start_seconds=start_seconds, api_seconds=api_seconds),
         log=log,
-        echo=lambda _: None,
+        echo=echo,
         on_message=lambda _: None,
     )
 
@@ -196,3 +197,25 @@ def test_a_job_whose_result_is_in_a_log_that_is_not_to_be_had_is_left_to_the_nex
     with pytest.raises(ApiUnavailableError, match="i/o timeout"):
         follower(platform, Story({}), messages=None).follow()
     assert cluster.job("a-job")["metadata"]["namespace"] == NAMESPACE
+
+
+def test_a_job_has_ended_well_once_its_messages_are_read_though_its_log_is_not_to_be_had_any_more(
+    platform: KubernetesPlatform, wire: Wire, cluster: Cluster
+) -> None:
+    cluster.add_job("a-job")
+    (pod,) = cluster.start("a-job")
+    log = cluster.running(pod)
+    log.write('{"__dagster_pipes_version": "0.1", "method": "closed", "params": {}}')
+    log.write("the last words")
+
+    def lose_machine(_line: str) -> None:
+        no_log_of(wire, pod)
+        complete(cluster, pod)
+
+    story = Story({})
+    began = time.monotonic()
+    job = follower(platform, story, messages=None, api_seconds=30, echo=lose_machine).follow()
+
+    assert job.phase == "complete"
+    assert time.monotonic() - began < 10
+    assert "could not be read to its end" in story.said[-1]

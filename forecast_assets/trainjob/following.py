@@ -143,8 +143,10 @@ class Follower:
             read = self._read_logs(job)
             self._relay()
             waited = time.monotonic() - began
-            awaited = any(node.index in self._unread and node.phase != _SILENT for node in job.nodes)
-            late = job.phase == "complete" and not self._messages.closed and waited < 5 * self._platform.poll_seconds
+            # What comes after all messages is of no consequence.
+            told = job.phase == "complete" and self._messages.closed
+            awaited = not told and any(node.index in self._unread and node.phase != _SILENT for node in job.nodes)
+            late = job.phase == "complete" and not told and waited < 5 * self._platform.poll_seconds
             if not read and not late and not (awaited and waited < self._patience.api_seconds):
                 break
             if not read:
@@ -152,7 +154,7 @@ class Follower:
         self._messages.poll(last=True)
         self._relay()
         for node, error in self._unread.items():
-            if node == 0 and job.phase == "complete" and self._messages.in_log:
+            if node == 0 and job.phase == "complete" and self._messages.in_log and not self._messages.closed:
                 raise error
             self._log.warning(f"the log of node {node} could not be read to its end: {error.summary}")
 
