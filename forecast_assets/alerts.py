@@ -17,6 +17,7 @@ from dagster import AssetCheckSeverity, DagsterEventType, RunsFilter
 from forecast_assets.assets.raw import ACCEPTED_CHECK
 from forecast_assets.check_results import failed_checks
 from forecast_assets.console import reason
+from forecast_assets.landing_sensor import DROP_TAG
 from forecast_assets.resources import Artifacts
 from forecast_assets.webhook import DeliveryError, post
 
@@ -91,7 +92,7 @@ def failed_run_alert(
             "send the corrected file to the landing zone: it is taken up by itself. A refused file is in "
             "`quarantine/` there, with the reason beside it."
         )
-    elif "raw_drop" in steps:
+    elif "raw_drop" in steps and DROP_TAG in run.tags:
         next_step = (
             "read the run and mend the cause: the drop still lies in the landing zone, and is tried again after a "
             "while. To have it at once, start the job `ingest`."

@@ -13,6 +13,8 @@ from forecast_assets.resources import Artifacts, LandingZone
 
 RAW_ASSETS = dg.AssetSelection.assets("train_csv", "features_csv", "stores_csv")
 INTERVAL_SECONDS = 10
+DROP_TAG = "forecast/drop"
+"""Tag of the runs that this sensor starts: the drop they are for, which is tried again if they fail."""
 AGAIN_SECONDS = 600  # after a run that failed without having refused the drop; each time twice as long
 _AGAIN_SECONDS_AT_MOST = 86_400
 
@@ -44,7 +46,7 @@ def landing_zone_sensor(
         return dg.SkipReason("nothing new: the drop that lies there is the one in use")
     # The time of the last switch tells a drop that comes back after another from one that is merely still there.
     run_key = f"{seen.identity[:16]}-{artifacts.raw.switched_at()}"
-    drop = {"forecast/drop": seen.identity[:12]}
+    drop = {DROP_TAG: seen.identity[:12]}
     if run_key != requested:
         remember(run_key, 1)
         return dg.RunRequest(run_key=run_key, tags=drop)

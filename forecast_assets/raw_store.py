@@ -16,7 +16,10 @@ class DamagedDropError(OSError):
 
 
 class RawStore:
-    """The accepted drops in one folder; ``CURRENT`` names the contents of the last one."""
+    """The accepted drops in one folder; ``CURRENT`` names the contents of the last one.
+
+    Sources beside that folder are kept relative to it, so that the data may move to another place.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +37,7 @@ class RawStore:
             described[file.name] = {
                 "content_hash": file.content_hash,
                 "rows": file.rows,
-                "source": str(file.source),
+                "source": str(self._relative(file.source)),
                 "sha256": _sha256(target),
             }
         write_reference(self.folder / "CURRENT", json.dumps(described, sort_keys=True))
@@ -55,7 +58,7 @@ class RawStore:
         train, features, stores = (
             DropFile(
                 name=name,
-                source=Path(described[name]["source"]),
+                source=self.folder.parent / described[name]["source"],
                 content_hash=described[name]["content_hash"],
                 rows=described[name]["rows"],
                 table=pq.read_table(self._path(name, described[name]["content_hash"])),
@@ -70,7 +73,7 @@ class RawStore:
 
     def came_from(self) -> Path | None:
         """The folder that the current drop was read from; None before the first."""
-        return next((Path(file["source"]).parent for file in self._current().values()), None)
+        return next(((self.folder.parent / file["source"]).parent for file in self._current().values()), None)
 
     def switched_at(self) -> int:
         """When the current drop became it, in nanoseconds; 0 before the first."""
@@ -93,6 +96,9 @@ class RawStore:
                 f"{path}, kept of the accepted {name}, is missing or damaged: materialize train_csv, features_csv and "
                 "stores_csv again, from the same drop or a later one"
             )
+
+    def _relative(self, source: Path) -> Path:
+        return source.relative_to(self.folder.parent) if source.is_relative_to(self.folder.parent) else source
 
     def _path(self, name: str, content_hash: str) -> Path:
         return self.folder / Path(name).stem / f"{content_hash}.parquet"

@@ -136,8 +136,8 @@ class LandingZone(dg.ConfigurableResource["LandingZone"]):
         if before is not None and before.resolve() != folder.resolve():
             raise dg.Failure(
                 f"LANDING_DIR is not set, so that drops would be read from {folder}; but the drop in use came from "
-                f"{before}. Set LANDING_DIR to the folder in which drops arrive. Nothing was loaded, the drop in use "
-                "stays.",
+                f"{before}. Set LANDING_DIR to the folder in which drops arrive, be it the first of these. Nothing was "
+                "loaded, the drop in use stays.",
                 allow_retries=False,
             )
         if not folder.exists():

@@ -73,7 +73,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ]
         first = found[0]
         sent = first["loc"][0] == "body" and first["type"] != "missing"
-        if sent and "json" not in request.headers.get("Content-Type", ""):
+        if sent and "json" not in request.headers.get("Content-Type", "").lower():
             return _problem(request, 415, "a body is read only with the header Content-Type: application/json")
         if _is_protocol(request):
             where = ".".join(str(part) for part in first["loc"])

@@ -14,6 +14,7 @@ import pytest
 from forecast_assets import webhook
 from forecast_assets.alerts import tell_failed_checks, tell_failed_runs
 from forecast_assets.assets.raw import ACCEPTED_CHECK
+from forecast_assets.landing_sensor import DROP_TAG
 from forecast_assets.resources import Artifacts
 from forecast_assets.webhook import DeliveryError, post
 
@@ -97,9 +98,12 @@ def fail(
     artifacts: Artifacts,
     *assets: dg.AssetsDefinition,
     resources: dict[str, object] | None = None,
+    tags: dict[str, str] | None = None,
 ) -> str:
     """A failed run, and the sensor that sees it. Returns the run's id."""
-    result = dg.materialize(assets or [table, report], instance=instance, resources=resources, raise_on_error=False)
+    result = dg.materialize(
+        assets or [table, report], instance=instance, resources=resources, tags=tags, raise_on_error=False
+    )
     context = dg.build_run_status_sensor_context(
         sensor_name="tell_failed_runs",
         dagster_instance=instance,
@@ -172,15 +176,17 @@ def test_a_failure_that_goes_on_is_told_with_its_beginning_and_the_last_success(
     assert [since in message["text"] for message in hook.received] == [True, True]
 
 
+@pytest.mark.parametrize("by_sensor", [True, False])
 @pytest.mark.parametrize("refused", [True, False])
-def test_a_corrected_file_is_asked_for_only_if_the_file_was_refused(
-    hook: Hook, instance: dg.DagsterInstance, artifacts: Artifacts, refused: bool
+def test_a_corrected_file_is_asked_for_only_if_refused_and_another_try_promised_only_if_the_sensor_makes_it(
+    hook: Hook, instance: dg.DagsterInstance, artifacts: Artifacts, refused: bool, by_sensor: bool
 ) -> None:
-    fail(instance, artifacts, raw_drop, resources={"refused": refused})
+    tags = {DROP_TAG: "0123456789ab"} if by_sensor else {}
+    fail(instance, artifacts, raw_drop, resources={"refused": refused}, tags=tags)
 
     (message,) = hook.received
     assert ("send the corrected file" in message["text"]) == refused
-    assert ("start the job `ingest`" in message["text"]) != refused
+    assert ("is tried again after a while" in message["text"]) == (by_sensor and not refused)
 
 
 def test_a_failed_check_of_a_run_that_succeeds_is_told_and_one_that_passes_is_not(

@@ -268,6 +268,16 @@ def test_a_candidate_of_another_frame_waits_for_the_one_of_the_present_frame(art
     assert artifacts.models.champion() == artifacts.models.bundle("third")
 
 
+def test_the_champion_judged_again_on_a_newer_frame_serves_on_and_nothing_is_decided(artifacts: Artifacts) -> None:
+    decide(artifacts)
+    decisions = artifacts.models.decisions()
+    artifacts.frames.publish(made_up_table(seed=1), feature_service="", feature_service_hash="")
+
+    assert decide(artifacts).success
+    assert artifacts.models.decisions() == decisions
+    assert artifacts.models.champion() == artifacts.models.bundle("first")
+
+
 def test_a_first_candidate_of_another_frame_cannot_serve(artifacts: Artifacts) -> None:
     artifacts.frames.publish(made_up_table(seed=1), feature_service="", feature_service_hash="")
 

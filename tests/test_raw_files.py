@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import io
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -108,6 +109,21 @@ def test_what_was_accepted_can_be_loaded_again_as_it_was(small_drop: Path, tmp_p
         assert loaded.table.equals(saved.table)
         assert (loaded.name, loaded.source, loaded.content_hash) == (saved.name, saved.source, saved.content_hash)
         assert (loaded.rows, loaded.weeks) == (saved.rows, saved.weeks)
+
+
+def test_data_that_move_to_another_folder_still_know_where_their_drop_came_from(
+    small_drop: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(small_drop, tmp_path / "old" / "landing")
+    for landing in (small_drop, tmp_path / "old" / "landing"):
+        RawStore(tmp_path / "old" / "raw").save(read_drop(landing))
+        assert RawStore(tmp_path / "old" / "raw").came_from() == landing
+
+    (tmp_path / "old").rename(tmp_path / "new")
+
+    store = RawStore(tmp_path / "new" / "raw")
+    assert store.came_from() == tmp_path / "new" / "landing"
+    assert store.load().train.source == tmp_path / "new" / "landing" / "train.csv"
 
 
 def test_saving_touches_only_what_changed_and_keeps_one_copy_of_each_file(landing: Path, tmp_path: Path) -> None:

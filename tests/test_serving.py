@@ -212,6 +212,8 @@ def test_a_body_that_is_not_said_to_be_json_is_told_the_header_it_needs(service:
         response = service.client.post(path, content=b'{"store": 1, "dept": 1}', headers=headers)
         assert response.status_code == 415
         assert "Content-Type: application/json" in response.text
+    said = {"Content-Type": "Application/JSON"}
+    assert service.client.post(path, content=b'{"store": []}', headers=said).status_code in (400, 422)
 
 
 def test_metrics_count_rows_and_name_the_model(service: Service, installation: Installation) -> None:

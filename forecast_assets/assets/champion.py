@@ -149,7 +149,7 @@ def _act(context: dg.AssetExecutionContext, models: ModelStore, decision: Decisi
     """Write the decision down, then switch the reference or leave it."""
     for finding in decision.findings:
         context.log.info(f"{'✓' if finding.passed else '✗'} {finding.rule}: {finding.sentence}")
-    if not decision.promoted or standing.candidate != standing.champion:
+    if standing.candidate != standing.champion:
         models.record(
             "promoted" if decision.promoted else "refused",
             standing.candidate,
@@ -165,6 +165,8 @@ def _act(context: dg.AssetExecutionContext, models: ModelStore, decision: Decisi
             + "; ".join(decision.refusals),
             allow_retries=False,
         )
+    elif standing.candidate == standing.champion:
+        context.log.warning(f"the champion serves on, there is no other candidate: {'; '.join(decision.refusals)}")
     else:
         context.log.warning(f"the candidate is refused, the champion stays: {'; '.join(decision.refusals)}")
 
