@@ -15,5 +15,5 @@ class ParallelLinear(nn.Module):
     def forward(self, x_PBD: Tensor) -> Tensor:
         if self.weight_PDH.shape[2] == 1:
             # On CPUs a matrix product of a single column takes several times longer, backwards too.
-            return (x_PBD * self.weight_PDH.transpose(1, 2)).sum(2, keepdim=True) + self.bias_P1H
+            return (x_PBD * self.weight_PDH.flatten(1).unsqueeze(1)).sum(2, keepdim=True) + self.bias_P1H
         return torch.baddbmm(self.bias_P1H, x_PBD, self.weight_PDH)

@@ -84,6 +84,17 @@ def test_members_are_perceptrons_on_the_numbers_and_embeddings_side_by_side(rows
         torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_gradients_lie_in_memory_as_their_parameters_do(model_type: str) -> None:
+    """Those that do not are copied in every step of several processes, with a warning of PyTorch's."""
+    model, data = example(model_type)
+    batch = data.training.batch(torch.arange(50))
+    loss(model(*batch.inputs), batch.target, batch.weight).backward()
+    strides = {name: (p.stride(), p.grad.stride()) for name, p in model.named_parameters() if p.grad is not None}
+    assert strides
+    assert {name: both for name, both in strides.items() if both[0] != both[1]} == {}
+
+
 def test_outer_quantiles_leave_the_medians_training_as_it_is() -> None:
     model, data = example("mlp")
     batch = data.training.batch(torch.arange(200))
