@@ -8,7 +8,6 @@ a process of its own, in turn, each time on a new database; values that differ a
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import tempfile
 import time
@@ -21,7 +20,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.processes import peak_mb
+from benchmarks.processes import apart, peak_mb
 from feature_repo import embedded_postgres
 from feature_repo.database import PostgresSettings
 from feature_repo.features import ENTITY_KEYS, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, TRAINING_SERVICE, names
@@ -53,9 +52,8 @@ def main() -> int:
                     connection.execute(f"CREATE DATABASE run_{repeat}")
                 settings = replace(server, database=f"run_{repeat}")
                 for side, work in (("ours", _ours), ("duckdb", _script)):
-                    with multiprocessing.get_context("spawn").Pool(1) as pool:
-                        answer = folder / f"{side}.parquet"
-                        runs[side].append(pool.apply(work, (folder / "landing", settings, answer)))
+                    answer = folder / f"{side}.parquet"
+                    runs[side].append(apart(work, folder / "landing", settings, answer))
         finally:
             embedded_postgres.stop(folder / "postgres")
         rows, different = _compare(*(pq.ParquetFile(folder / f"{side}.parquet").read() for side in runs))

@@ -1,10 +1,16 @@
 """What the benchmarks need to know of processes, and what theirs may know of the caller."""
 
+import multiprocessing
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from feature_repo.paths import PROJECT_ROOT
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # How the names begin of the variables that the project and Dagster read.
 _SETTINGS = (
@@ -29,6 +35,12 @@ def environment_in(folder: Path) -> dict[str, str]:
         "FORECAST_DATA_DIR": str(folder / "data"),
         "PYTHONPATH": str(PROJECT_ROOT),
     }
+
+
+def apart(measure: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+    """Call ``measure``, a function of a module, in a new process, which shares no memory with this one."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(measure, arguments, options)
 
 
 def peak_mb() -> float:

@@ -10,10 +10,8 @@ With ``--rows-factor`` the tables hold that many times the stores, and our side 
 
 import argparse
 import json
-import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from benchmarks.processes import peak_mb
+from benchmarks.processes import apart, peak_mb
 from feature_repo.database import PostgresSettings
 from feature_repo.features import ENTITY_KEYS, SALES_HISTORY, STORE_EXTERNAL, TIMESTAMP, TRAINING_SERVICE, names
 from feature_repo.store import open_store
@@ -43,9 +41,9 @@ def main() -> int:
         settings = PostgresSettings.embedded(Path(folder) / "postgres")
         _prepare(settings, Path(folder) / "drop", arguments.rows_factor)
         stream = arguments.rows_factor > 1
-        scans = [_apart(_scan, settings, stream) for _ in range(arguments.repeat)]
-        ours = [_apart(_ours, settings, stream) for _ in range(arguments.repeat)]
-        stock = None if arguments.skip_stock else _apart(_stock, settings, False)
+        scans = [apart(_scan, settings, stream) for _ in range(arguments.repeat)]
+        ours = [apart(_ours, settings, stream) for _ in range(arguments.repeat)]
+        stock = None if arguments.skip_stock else apart(_stock, settings, False)
     runs = {"scan": scans, "ours": ours} | ({"stock": [stock]} if stock else {})
     results = {name: _median(of_side) for name, of_side in runs.items()}
     print(f"{'':8}{'median s':>10}{'fastest':>10}{'slowest':>10}{'rows':>12}{'wrong rows':>12}{'peak RSS, MB':>14}")
@@ -211,14 +209,6 @@ def _same(found: pa.ChunkedArray, truth: pa.ChunkedArray) -> np.ndarray[Any, Any
     equal = pc.fill_null(pc.equal(found.cast(truth.type), truth), False)
     both_missing = pc.and_(pc.is_null(found), pc.is_null(truth))
     return pc.or_(equal, both_missing).to_numpy()
-
-
-def _apart(
-    side: Callable[[PostgresSettings, bool], dict[str, float]], settings: PostgresSettings, stream: bool
-) -> dict[str, float]:
-    """Run one side in a new process, which shares no memory with this one."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(side, (settings, stream))
 
 
 def _median(runs: list[dict[str, float]]) -> dict[str, float]:

@@ -24,6 +24,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from benchmarks.drop_frame import drop_frame, publish_frame
+from benchmarks.processes import apart, without_settings
 from trainer.allocator import keep_freed_memory
 from trainer.bundle import read_sidecar
 from trainer.dataset import Batch, Dataset
@@ -34,8 +35,10 @@ from trainer.metrics import evaluate
 from trainer.model import build_model, model_config
 from trainer.objective import loss as batch_loss
 from trainer.quantiles import MEDIAN
+from trainer.sampling import global_batch_size
 from trainer.spec import TrainSpec
 
+_BARE_STEPS = 500
 _EPOCH_LINE = re.compile(r"INFO epoch .*rows_per_second=([\d.e+]+)")
 
 
@@ -65,28 +68,30 @@ def main() -> int:
         folder = Path(name)
         frame = publish_frame(drop_frame(arguments.landing, folder, arguments.size), folder / "frames")
         cores = len(os.sched_getaffinity(0))
-        trained = {
-            f"one process, {cores} cores": _train(folder, frame, processes=1, threads=cores),
-            "one process, 1 core": _train(folder, frame, processes=1, threads=1),
-            "two processes, 1 core each": _train(folder, frame, processes=2, threads=1),
-            "one process, streamed": _train(folder, frame, processes=1, threads=1, loading="stream"),
-        }
         spec = TrainSpec(frame_path=str(frame), model_output_dir=str(folder / "none"))
-        usual = {
-            f"DataLoader(TensorDataset), {cores} cores": _usual_loop(spec, threads=cores),
-            "DataLoader(TensorDataset), 1 core": _usual_loop(spec, threads=1),
-        }
-        bare = {threads: _bare_rate(spec, threads=threads) for threads in (cores, 1)}
-    for title, each in (trained | usual).items():
+        ours, usual, bare = {}, {}, {}
+        # What is compared is measured one after the other: on a shared machine speeds change within minutes.
+        for threads in {cores, 1}:
+            bare[threads] = apart(_bare_rate, spec, threads)
+            ours[threads] = _train(folder, frame, processes=1, threads=threads)
+            usual[threads] = apart(_usual_loop, spec, threads)
+        two = _train(folder, frame, processes=2, threads=1)
+        streamed = _train(folder, frame, processes=1, threads=1, loading="stream")
+    trained = {
+        **{f"one process, cores: {threads}": each for threads, each in ours.items()},
+        "two processes, a core each": two,
+        "one process, streamed": streamed,
+    }
+    loops = {f"DataLoader(TensorDataset), cores: {threads}": each for threads, each in usual.items()}
+    for title, each in (trained | loops).items():
         print(
             f"{title:36}{each.seconds:8.1f} s{each.rows_per_second:10,.0f} rows/s in the median epoch"
             f" ({each.slowest_epoch:,.0f} to {each.fastest_epoch:,.0f}){each.peak_mb:9,.0f} MB at the peak"
             f"{each.last_epoch_mb - each.first_epoch_mb:+8,.0f} MB over epochs   WMAE {each.wmae:,.0f}"
         )
     for threads, rate in bare.items():
-        print(f"{f'bare forward and backward, {threads} cores':36}{rate:20,.0f} rows/s")
-    whole, one, two, streamed = trained.values()
-    usual_whole, usual_one = usual.values()
+        print(f"{f'bare forward and backward, cores: {threads}':36}{rate:20,.0f} rows/s")
+    whole, one, usual_whole, usual_one = ours[cores], ours[1], usual[cores], usual[1]
     result = {
         "frame_to_bundle_seconds": round(whole.seconds, 1),
         "rows_per_second": round(whole.rows_per_second),
@@ -119,7 +124,7 @@ def _train(folder: Path, frame: Path, *, processes: int, threads: int, loading: 
     command = [sys.executable, "-u", *(torchrun if processes > 1 else []), "-m", "trainer", "--spec", str(spec_path)]
     started = time.monotonic()
     process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.PIPE, text=True
+        command, env={**without_settings(), "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.PIPE, text=True
     )
     rates, sizes, peak = [], [], 0.0
     assert process.stdout is not None  # noqa: S101
@@ -135,7 +140,7 @@ def _train(folder: Path, frame: Path, *, processes: int, threads: int, loading: 
     return Training(seconds, *_spread(rates), sizes[0], sizes[-1], peak, wmae)
 
 
-def _usual_loop(spec: TrainSpec, *, threads: int) -> Training:
+def _usual_loop(spec: TrainSpec, threads: int) -> Training:
     """The same model, batches and optimizer as most would write it; its weights are not averaged."""
     torch.set_num_threads(threads)
     torch.manual_seed(spec.seed)
@@ -143,7 +148,7 @@ def _usual_loop(spec: TrainSpec, *, threads: int) -> Training:
     data = Dataset.of(read_frame(spec.frame_path).table, spec, torch.device("cpu"))
     rows = data.training
     tensors = TensorDataset(rows.inputs.numeric, rows.inputs.codes, rows.target, rows.weight)
-    loader = DataLoader(tensors, batch_size=spec.batch_size, shuffle=True)
+    loader = DataLoader(tensors, batch_size=global_batch_size(len(rows), spec.batch_size, 1), shuffle=True)
     model = build_model(model_config(spec, data.encoder))
     optimizer = torch.optim.AdamW(model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -168,20 +173,20 @@ def _usual_loop(spec: TrainSpec, *, threads: int) -> Training:
     return Training(time.monotonic() - started, *_spread(rates), sizes[0], sizes[-1], max(sizes), wmae)
 
 
-def _bare_rate(spec: TrainSpec, *, threads: int, steps: int = 300) -> float:
+def _bare_rate(spec: TrainSpec, threads: int) -> float:
     """Rows a second of forward and backward passes over one batch: nothing is gathered, clipped or stepped."""
     torch.set_num_threads(threads)
     keep_freed_memory()
     data = Dataset.of(read_frame(spec.frame_path).table, spec, torch.device("cpu"))
-    batch = data.training.batch(torch.arange(spec.batch_size))
+    batch = data.training.batch(torch.arange(global_batch_size(len(data.training), spec.batch_size, 1)))
     model = build_model(model_config(spec, data.encoder))
     seconds = []
-    for _ in range(steps):
+    for _ in range(_BARE_STEPS):
         started = time.monotonic()
         model.zero_grad()
         batch_loss(model(*batch.inputs), batch.target, batch.weight).backward()
         seconds.append(time.monotonic() - started)
-    return spec.batch_size / float(np.median(seconds))
+    return len(batch.target) / float(np.median(seconds))
 
 
 def _spread(rates: Sequence[float]) -> tuple[float, float, float]:
