@@ -63,22 +63,26 @@ def open_store(settings: PostgresSettings | None = None) -> Iterator["FeatureSto
 def apply_definitions(store: "FeatureStore") -> None:
     """Make the registry hold the definitions of this folder, and no other feature views and services of the project.
 
-    As by ``feast apply``, what is not defined here any more is removed, with its table in the online store.
+    As by ``feast apply``, what is not defined here any more is removed, with its table in the online store: last, so
+    that where the definitions are refused, what is served stays. A call that was cut off is made good by the next.
     """
-    from feast import OnDemandFeatureView
-
     from feature_repo.definitions import ENTITIES, FEATURE_SERVICES, FEATURE_VIEWS
 
     defined = {each.name for each in [*FEATURE_VIEWS, *FEATURE_SERVICES]}
-    registered: list[Any] = [*store.list_all_feature_views(), *store.list_feature_services()]
-    gone = [each for each in registered if each.name not in defined]
+    # Without their functions, which may be gone from the code.
+    registered: list[Any] = store.registry.list_all_feature_views(store.project, skip_udf=True)
+    views = [each for each in registered if each.name not in defined]
+    services = [each for each in store.list_feature_services() if each.name not in defined]
     with warnings.catch_warnings():
         # Of the offline retrieval's speed, which is measured here.
         warnings.filterwarnings("ignore", "On demand feature view is an experimental feature", RuntimeWarning)
-        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES], objects_to_delete=gone, partial=False)
-    if on_demand := [each for each in gone if isinstance(each, OnDemandFeatureView) and each.write_to_online_store]:
-        # Their tables are left out by Feast.
-        store._get_provider().update_infra(store.project, on_demand, [], [], [], partial=False)
+        store.apply([*ENTITIES, *FEATURE_VIEWS, *FEATURE_SERVICES])
+    if views or services:
+        # The tables first, for a later call cannot find those of views that are forgotten. Feast forgets first, and
+        # leaves the tables of on-demand views, which have one if they are stored.
+        tables = [each for each in views if getattr(each, "write_to_online_store", True)]
+        store._get_provider().update_infra(store.project, tables, [], [], [], partial=False)
+        store.apply([], objects_to_delete=[*views, *services], partial=False)
 
 
 def _variables(settings: PostgresSettings) -> dict[str, str]:

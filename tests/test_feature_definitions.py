@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import psycopg
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from feast import FeatureService, FeatureStore, Field
+from feast.transformation.pandas_transformation import PandasTransformation
 from feast.types import Int64
 
+from feature_repo import definitions
 from feature_repo.database import PostgresSettings
 from feature_repo.definition_hash import definition_hash
 from feature_repo.definitions import FEATURE_VIEWS, ON_DEMAND_VIEWS, store_external_features
@@ -27,6 +30,7 @@ from feature_repo.features import (
     VIEWS,
     names,
 )
+from feature_repo.online_store import RowOnlineStore
 from feature_repo.store import apply_definitions, open_store
 from forecast_assets.ingest.drop import Drop, read_drop
 from forecast_assets.ingest.feature_tables import sales_features_table, sales_windows_table, store_features_table
@@ -162,26 +166,65 @@ def test_a_hash_of_definitions_is_the_same_where_they_were_applied_and_where_not
         assert definition_hash(fresh) != definition_hash(applied)
 
 
-def test_what_is_not_defined_any_more_is_removed_with_its_tables(
-    feature_store: FeatureStore, module_database: PostgresSettings
-) -> None:
-    def found() -> tuple[set[str], set[str]]:
-        registered: list[Any] = [*feature_store.list_all_feature_views(), *feature_store.list_feature_services()]
-        with psycopg.connect(module_database.url) as connection:
-            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'feast_online'").fetchall()
-        return {each.name for each in registered}, {table for (table,) in tables}
+def registered_and_tables(feature_store: FeatureStore, database: PostgresSettings) -> tuple[set[str], set[str]]:
+    views: list[Any] = feature_store.registry.list_all_feature_views(feature_store.project, skip_udf=True)
+    with psycopg.connect(database.url) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'feast_online'").fetchall()
+    return {each.name for each in [*views, *feature_store.list_feature_services()]}, {table for (table,) in tables}
 
-    before = found()
+
+def test_what_is_not_defined_any_more_is_removed_with_its_tables_however_often_that_is_cut_off(
+    feature_store: FeatureStore, module_database: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = registered_and_tables(feature_store, module_database)
     stored, computed = copy.copy(store_external_features), copy.copy(ON_DEMAND_VIEWS[0])
     stored.name, computed.name = "old_view", "old_transformations"
     feature_store.apply([stored, computed, FeatureService(name="old_service", features=[stored])])
-    names, tables = found()
+    names, tables = registered_and_tables(feature_store, module_database)
     assert names - before[0] == {"old_view", "old_transformations", "old_service"}
     assert tables - before[1] == {"demand_forecasting_old_view", "demand_forecasting_old_transformations"}
 
+    for owner, step in ((RowOnlineStore, "update"), (type(feature_store.registry), "delete_feature_view")):
+        original = getattr(owner, step)
+
+        def cut_off(*args: Any, original: Any = original, **kwargs: Any) -> None:
+            if kwargs.get("tables_to_delete", True):
+                raise InterruptedError
+            original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, step, cut_off)
+            with pytest.raises(InterruptedError):
+                apply_definitions(feature_store)
+
     apply_definitions(feature_store)
 
-    assert found() == before
+    assert registered_and_tables(feature_store, module_database) == before
+
+
+def test_a_view_is_removed_after_its_function(
+    feature_store: FeatureStore, module_database: PostgresSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = registered_and_tables(feature_store, module_database)
+
+    def old_transformations(inputs: pd.DataFrame) -> pd.DataFrame:
+        return definitions.feature_transformations(inputs)
+
+    # Of the module, as it was in a former release. Its text does not run alone, so Feast looks for the function there.
+    old_transformations.__module__, old_transformations.__qualname__ = definitions.__name__, "old_transformations"
+    monkeypatch.setattr(definitions, "old_transformations", old_transformations, raising=False)
+    view = copy.copy(ON_DEMAND_VIEWS[0])
+    view.name = "old_transformations"
+    view.feature_transformation = PandasTransformation(old_transformations, "def old(inputs, weeks=WEEKS): ...")
+    feature_store.apply([view])
+    monkeypatch.undo()
+    with pytest.raises(AttributeError, match="old_transformations"):
+        feature_store.list_all_feature_views()
+
+    apply_definitions(feature_store)
+
+    assert registered_and_tables(feature_store, module_database) == before
+    feature_store.list_all_feature_views()
 
 
 def test_a_hash_of_definitions_does_not_depend_on_when_they_were_applied(feature_store: FeatureStore) -> None:
