@@ -83,14 +83,16 @@ class PostgresRows:
 
     def snapshot(self, table: ViewTable) -> tuple[str, list[tuple[Any, ...]]]:
         """The view's version and all its rows (keys, event time, features) as they are at one moment."""
-        names = ", ".join(quote(name) for name in (*(key.name for key in table.keys), EVENT, *table.feature))
+        names = (*(key.name for key in table.keys), EVENT, *table.feature)
+        query = f"SELECT {', '.join(map(quote, names))} FROM {table.qualified}"  # noqa: S608
 
         def work(connection: psycopg.Connection[Any]) -> tuple[str, list[tuple[Any, ...]]]:
             with connection.transaction():
                 connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
                 version = connection.execute(_select_versions(table.schema), [[table.name]]).fetchall()
-                rows = connection.execute(f"SELECT {names} FROM {table.qualified}", binary=True).fetchall()  # noqa: S608
-                return (version[0][1] if version else ""), rows
+                cursor = connection.execute(query, binary=True)
+                _require_types(cursor, [(table, names)])
+                return (version[0][1] if version else ""), cursor.fetchall()
 
         return self._run(work)
 
@@ -177,6 +179,7 @@ class PostgresRows:
         with self._lock:
             if self._pool is None:
                 options = self._options
+                milliseconds = round(1_000 * self._statement_timeout)
                 self._pool = ConnectionPool(
                     min_size=options.min_conn,
                     max_size=options.max_conn,
@@ -195,7 +198,8 @@ class PostgresRows:
                         **NOTICING,
                         "keepalives_idle": options.keepalives_idle or NOTICING["keepalives_idle"],
                         "application_name": APPLICATION,
-                        "options": f"-ctimezone=UTC -cstatement_timeout={round(1_000 * self._statement_timeout)}",
+                        # Sent, 0 would lift the limit that the role or the database has.
+                        "options": "-ctimezone=UTC" + (f" -cstatement_timeout={milliseconds}" if milliseconds else ""),
                         "autocommit": True,  # a read is one round trip, without BEGIN and COMMIT
                         "prepare_threshold": 1,
                     },

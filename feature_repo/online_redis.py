@@ -1,11 +1,11 @@
 """A copy of the online store's tables in Redis, which is at most a moment behind PostgreSQL.
 
-Per view, one hash of all its rows and, beside it, the version of the table that it was copied from. PostgreSQL gives a
-table a new version with each write, so a copy that missed one (Redis was away, came back from an old dump, was
-restored) says so itself. The present version is asked for again after ``verify_seconds`` and after each failure of
-Redis; between two such questions, Redis alone is read. So what another process writes is answered with at the latest
-``verify_seconds`` later, also where it could not copy it; and while PostgreSQL does not answer, with the last version
-that was known here.
+Per view, one hash of all its rows and of the version of the table that it was copied from: they come, move and go
+together. PostgreSQL gives a table a new version with each write, so a copy that missed one (Redis was away, came back
+from an old dump, was restored) says so itself. The present version is asked for again after ``verify_seconds`` and
+after each failure of Redis; between two such questions, Redis alone is read. So what another process writes is answered
+with at the latest ``verify_seconds`` later, also where it could not copy it; and while PostgreSQL does not answer, with
+the last version that was known here.
 """
 
 import json
@@ -26,6 +26,10 @@ _CHUNK = 5_000
 # A copy is made anew with each materialization; those of views that are gone are not kept for ever.
 _KEPT_SECONDS = 30 * 24 * 3600
 _COPY_LOCK_SECONDS = 60
+# The rows of the first view wait for those of the last. Those of a process that ended go by themselves.
+_STAGED_SECONDS = 600
+# No key's name: those are JSON lists.
+_VERSION = "version"
 
 
 class RedisRows:
@@ -65,15 +69,19 @@ class RedisRows:
         return [rows or [] for rows in found]
 
     def copy(self, tables: Sequence[ViewTable]) -> None:
-        """Bring Redis to PostgreSQL's present rows of ``tables``, of all at once; not while Redis is away.
+        """Bring Redis to PostgreSQL's present rows of ``tables``, of all at once; not while one of the two is away.
 
         A table that another process is copying is left to it.
         """
-        self._try(lambda: self._copy(tables))
+        try:
+            self._try(lambda: self._copy(tables))
+        except (OnlineStoreUnavailableError, LookupError) as error:
+            # What was read or written is so without a copy, and the old one is not believed.
+            _LOG.warning("The online store was not copied to Redis: %s", error)
 
     def delete(self, tables: Sequence[ViewTable]) -> None:
         """Remove the copies of ``tables``."""
-        names = [name for table in tables for name in self._names(table)]
+        names = [self._name(table) for table in tables]
         self._try(lambda: self._redis.delete(*names) if names else None)
 
     def close(self) -> None:
@@ -89,28 +97,24 @@ class RedisRows:
         except self._failures as error:
             self._silent_until = time.monotonic() + self._timeout
             self._known.clear()
-            _LOG.warning("Redis does not answer, PostgreSQL is read instead: %s", error)
+            _LOG.warning("Redis failed, PostgreSQL is read instead: %s", error)
             return None
 
     def _current(self, requests: Sequence[ViewRequest]) -> list[list[Row] | None]:
         with self._redis.pipeline(transaction=True) as pipeline:
             for request in requests:
-                rows, version = self._names(request.table)
-                pipeline.get(version)
                 keys = [_key(values) for values in zip(*request.key_values, strict=True)]
-                # Redis refuses a question for no keys.
-                pipeline.hmget(rows, keys or [""])
+                pipeline.hmget(self._name(request.table), [_VERSION, *keys])
             answers = pipeline.execute()
         result: list[list[Row] | None] = []
-        for request, version, blobs in zip(requests, answers[::2], answers[1::2], strict=True):
+        for request, (version, *blobs) in zip(requests, answers, strict=True):
             if version is None or not self._is_current(request.table, version.decode()):
                 result.append(None)
                 continue
             order = list(request.table.feature)
             positions = [order.index(name) + 1 for name in request.features]
             binary = [n for n, name in enumerate(request.features, 1) if request.table.feature[name].sql == "bytea"]
-            count = len(request.key_values[0])
-            result.append([_decode(blob, positions, binary) for blob in blobs[:count]])
+            result.append([_decode(blob, positions, binary) for blob in blobs])
         return result
 
     def _is_current(self, table: ViewTable, version: str) -> bool:
@@ -129,39 +133,37 @@ class RedisRows:
         with ExitStack() as locks, self._redis.pipeline(transaction=True) as switch:
             versions = {}
             for table in tables:
-                rows_name, version_name = self._names(table)
-                lock = self._redis.lock(f"{rows_name}:copying", timeout=_COPY_LOCK_SECONDS, blocking=False)
+                name = self._name(table)
+                lock = self._redis.lock(f"{name}:copying", timeout=_COPY_LOCK_SECONDS, blocking=False)
                 if not lock.acquire():
                     continue
                 locks.callback(lock.release)
                 versions[table.name], staged = self._stage(table)
-                switch.delete(rows_name, version_name)
-                if staged:
-                    switch.rename(staged, rows_name)
-                    switch.expire(rows_name, _KEPT_SECONDS)
-                switch.set(version_name, versions[table.name], ex=_KEPT_SECONDS)
+                # If the staged rows are gone by then, this fails, and the old ones stay with their version.
+                switch.rename(staged, name)
+                switch.expire(name, _KEPT_SECONDS)
             switch.execute()
             for name, version in versions.items():
                 self._known[name] = (version, time.monotonic())
 
     def _stage(self, table: ViewTable) -> tuple[str, str]:
-        """Write the table's rows under a name of their own; its version and that name, empty where it has no rows."""
+        """Write the table's rows and version under a name of their own; the version and that name."""
         version, rows = self._durable.snapshot(table)
         keys = len(table.keys)
         binary = [n for n, column in enumerate(table.features, 1) if column.sql == "bytea"]
-        staged = f"{self._names(table)[0]}:{uuid.uuid4().hex}"
+        staged = f"{self._name(table)}:{uuid.uuid4().hex}"
         with self._redis.pipeline(transaction=False) as pipeline:
+            # Before the rows: where it is there, none that followed went to a hash that had lost others.
+            pipeline.hset(staged, _VERSION, version)
+            pipeline.expire(staged, _STAGED_SECONDS)
             for start in range(0, len(rows), _CHUNK):
                 chunk = rows[start : start + _CHUNK]
                 pipeline.hset(staged, mapping={_key(row[:keys]): _encode(row[keys:], binary) for row in chunk})
-                pipeline.expire(staged, _COPY_LOCK_SECONDS)
             pipeline.execute()
-        return version, staged if rows else ""
+        return version, staged
 
-    def _names(self, table: ViewTable) -> tuple[str, str]:
-        # The braces keep both on one node of a Redis cluster.
-        name = f"{{{self._project}:{table.schema}.{table.name}:{table.fingerprint}}}"
-        return f"{name}:rows", f"{name}:version"
+    def _name(self, table: ViewTable) -> str:
+        return f"{self._project}:{table.schema}.{table.name}:{table.fingerprint}:rows"
 
 
 def _key(values: tuple[Any, ...]) -> str:

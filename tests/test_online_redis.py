@@ -31,7 +31,7 @@ from psycopg_pool import ConnectionPool
 
 from feature_repo import online_postgres
 from feature_repo.database import PostgresSettings
-from feature_repo.online_postgres import OnlineStoreUnavailableError, PostgresRows
+from feature_repo.online_postgres import ChangedDefinitionError, OnlineStoreUnavailableError, PostgresRows
 from feature_repo.online_reader import OnlineReader
 from feature_repo.online_redis import RedisRows
 from feature_repo.store import open_store
@@ -81,9 +81,9 @@ class RedisServer:
 
         return redis.Redis.from_url(self.url, single_connection_client=False)
 
-    def keys(self) -> set[str]:
+    def keys(self) -> list[bytes]:
         with self.client() as client:
-            return {key.decode().rpartition(":")[2] for key in client.scan_iter()}
+            return list(client.scan_iter())
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_while_redis_is_away_postgresql_answers_and_then_redis_again(
     redis_server.start()
     time.sleep(0.25)  # Redis is left alone for its time-out after a failure
     assert sizes(store, 1) == [6]
-    assert {"rows", "version"} <= redis_server.keys(), "the first read that finds nothing there copies the view"
+    assert len(redis_server.keys()) == 1, "the first read that finds nothing there copies the view"
     assert len(postgres_reads) == 3
     assert sizes(store, 1, 2) == [6, None]
     assert len(postgres_reads) == 3
@@ -188,12 +188,64 @@ def test_redis_that_comes_back_with_old_values_is_not_believed(
     write(store, PER_STORE, {(1,): {"size": 6}})
     redis_server.start()
     time.sleep(0.25)
-    assert {"rows", "version"} <= redis_server.keys()
+    assert len(redis_server.keys()) == 1
 
     assert sizes(store, 1, 2) == [6, 50]
     assert len(postgres_reads) == 1
     assert sizes(store, 1, 2) == [6, 50]
     assert len(postgres_reads) == 1
+
+
+def test_a_copy_whose_rows_vanish_before_they_are_shown_is_not_believed(
+    store: FeatureStore, redis_server: RedisServer, postgres_reads: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    original = RedisRows._stage
+
+    def vanishing(self: RedisRows, table: Any) -> tuple[str, str]:
+        version, staged = original(self, table)
+        with redis_server.client() as client:
+            assert client.delete(staged) == 1  # as when it expires or is evicted
+        return version, staged
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RedisRows, "_stage", vanishing)
+        write(store, PER_STORE, {(1,): {"size": 6}})
+        time.sleep(0.25)  # Redis is left alone for its time-out after a failure
+        assert (sizes(store, 1), len(postgres_reads)) == ([6], 1)
+
+    time.sleep(0.25)
+    assert (sizes(store, 1), len(postgres_reads)) == ([6], 2)
+    assert (sizes(store, 1), len(postgres_reads)) == ([6], 2)
+
+
+def test_rows_that_redis_evicts_are_not_taken_for_unknown_ones(store: FeatureStore, redis_server: RedisServer) -> None:
+    write(store, PER_STORE, {(1,): {"size": 5}})
+    with redis_server.client() as client:
+        assert client.delete(*client.scan_iter("*:rows")) == 1
+
+    assert sizes(store, 1) == [5]
+
+
+def test_a_view_without_rows_is_answered_by_redis(store: FeatureStore, postgres_reads: list[int]) -> None:
+    assert [sizes(store, 1) for _ in range(3)] == [[None]] * 3
+    assert len(postgres_reads) == 1
+
+
+def test_a_read_that_cannot_be_copied_is_answered(
+    database: PostgresSettings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"redis_url": redis_server.url, "statement_timeout": 0.2}
+    with example_store(database, **options) as store, psycopg.connect(database.url) as other:
+        write(store, PER_STORE, {(1,): {"size": 5}})
+        with redis_server.client() as client:
+            client.flushall()
+        other.execute("LOCK TABLE feast_online.materialized_versions")  # read by copies only
+
+        assert sizes(store, 1) == [5]
+
+    assert "did not answer in time" in caplog.text
+    assert redis_server.keys() == []
 
 
 def test_another_processs_write_is_seen_at_the_next_question(store: FeatureStore, database: PostgresSettings) -> None:
@@ -278,6 +330,19 @@ def test_a_changed_schema_is_another_copy(store: FeatureStore) -> None:
     }
 
 
+def test_a_feature_that_is_another_now_is_not_copied_as_what_it_was(
+    store: FeatureStore, database: PostgresSettings
+) -> None:
+    store.apply([view("per_store", {"size": Int64, "area": Int64}, [store_entity])])
+    with open_store(database) as other:
+        other.apply([view("per_store", {"size": Int64, "area": Float64}, [store_entity])])
+        write(other, PER_STORE, {(1,): {"size": 5, "area": 0.5}})
+
+    assert sizes(store, 1) == [5], "what is still the same is read"
+    with pytest.raises(ChangedDefinitionError, match=r"area in .* is no longer a bigint"):
+        read(store, ["per_store:area"], [{"store": 1}])
+
+
 def test_the_reader_reads_redis_too(store: FeatureStore, postgres_reads: list[int]) -> None:
     store.apply([FeatureService(name="sizes", features=[PER_STORE])])
     write(store, PER_STORE, {(1,): {"size": 5}})
@@ -299,7 +364,7 @@ def test_the_url_comes_from_the_environment(
         write(store, PER_STORE, {(1,): {"size": 5}})
         assert sizes(store, 1) == [5]
 
-    assert {"rows", "version"} <= redis_server.keys()
+    assert len(redis_server.keys()) == 1
 
 
 def test_feasts_own_redis_store_alone_works_as_well(
