@@ -36,7 +36,7 @@ class RowOnlineStoreConfig(PostgreSQLConfig):
     pool_timeout: float = Field(default=3.0, gt=0)
     """Seconds to wait for a connection, three times."""
     statement_timeout: float = Field(default=0.0, ge=0)
-    """Seconds that PostgreSQL may take for one statement, waiting for locks included; 0 for any time."""
+    """Seconds that PostgreSQL may take for one statement, waiting for locks included; 0 for the server's own limit."""
     redis_url: str = Field(default="", repr=False)
     """``redis://…``; empty for PostgreSQL alone."""
     redis_timeout: float = Field(default=0.5, gt=0)

@@ -92,6 +92,16 @@ def test_a_read_that_is_held_up_is_given_up_in_time_and_not_tried_again(database
         assert sizes(store, 1) == [5]
 
 
+def test_without_a_limit_of_its_own_the_store_has_that_of_its_role(database: PostgresSettings) -> None:
+    with psycopg.connect(database.url) as connection:
+        connection.execute(f"ALTER ROLE CURRENT_USER IN DATABASE {database.database} SET statement_timeout = '7s'")
+
+    for own, expected in ((0.0, "7s"), (2.0, "2s")):
+        with example_store(database, statement_timeout=own) as store:
+            postgres = store._get_provider().online_store._postgres  # type: ignore[attr-defined]
+            assert postgres._run(lambda c: c.execute("SHOW statement_timeout").fetchone()) == (expected,)
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_stopped_server_gives_one_clear_error_and_is_used_again_after(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
