@@ -153,7 +153,7 @@ class RedisRows:
         binary = [n for n, column in enumerate(table.features, 1) if column.sql == "bytea"]
         staged = f"{self._name(table)}:{uuid.uuid4().hex}"
         with self._redis.pipeline(transaction=False) as pipeline:
-            # Before the rows: where it is there, none that followed went to a hash that had lost others.
+            # First: rows that go on into a hash which was evicted meanwhile make one without a version.
             pipeline.hset(staged, _VERSION, version)
             pipeline.expire(staged, _STAGED_SECONDS)
             for start in range(0, len(rows), _CHUNK):
