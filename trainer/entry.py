@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from trainer.children import no_child_left
 from trainer.distributed import end_process, env_rank, has_left, joined_world
 from trainer.errors import EXIT_FAILURE, CollectiveError, Interrupted, TrainerError, TrainingFailure
 from trainer.gradients import with_gradient_group
@@ -25,7 +26,7 @@ def train(load_spec: Callable[[], TrainSpec], on_step: OnStep = lambda _step, _m
         on_step: as `trainer.job.run`.
     """
     try:
-        with opened_report(env_rank()) as report:
+        with no_child_left(), opened_report(env_rank()) as report:
             status = _reported_training(load_spec, report, on_step)
     except Exception:
         if has_left():
