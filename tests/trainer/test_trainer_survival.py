@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.usefixtures("no_pictures_and_no_fsync")
 def poison(model: nn.Module) -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
+
+
+def lose_the_machine() -> NoReturn:
+    raise OSError("the machine is gone")
 
 
 @pytest.mark.parametrize("step", [1, 17, 22, 33])
@@ -97,6 +102,31 @@ def test_checkpoint_of_another_spec_or_frame_is_refused_with_both_hashes(
     assert f"this training's spec is {other_spec.identity()}" in told[0]
     assert "belong to the frame " in told[1]
     assert {event["kind"] for event in events.of("error")} == {"user_error"}
+
+
+def test_checkpoint_of_another_loading_than_the_spec_now_asks_for_is_refused_by_its_folder(
+    spec: TrainSpec, events: Events
+) -> None:
+    in_memory, streamed = replace(spec, loading="memory"), replace(spec, loading="stream")
+    assert train(in_memory, at_steps(2, do=terminate)) == 75
+    assert train(streamed) == 2
+    kind, message = events.error()
+    assert kind == "user_error"
+    assert message.startswith(
+        f'the checkpoints in {spec.model_output_dir}.checkpoints are of a training with loading "'
+    )
+    assert message.endswith('"stream": give back that loading, or remove the folder to begin anew')
+    assert train(spec) == 0
+
+
+def test_training_without_a_checkpoint_yet_is_loaded_as_the_spec_now_asks_for(
+    spec: TrainSpec, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loading.available_workers", lambda: 0)
+    with pytest.raises(OSError, match="the machine is gone"):
+        train(replace(spec, loading="memory"), lambda *_: lose_the_machine())
+    assert train(replace(spec, loading="stream")) == 0
+    assert [event["loading"] for event in events.of("started")] == ["memory", "stream"]
 
 
 def test_what_a_recovery_changes_may_change_on_resume(spec: TrainSpec, events: Events) -> None:
