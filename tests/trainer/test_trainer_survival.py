@@ -165,6 +165,20 @@ def test_loss_that_diverges_again_and_again_ends_the_training(spec: TrainSpec, e
     kind, message = events.error()
     assert kind == "diverged"
     assert "after 3 roll-backs, at 0.125 times the learning rate" in message
+    assert message.endswith("look at the frame's extremes, or lower learning_rate further")
+
+
+def test_what_overflows_in_float16_at_every_rate_ends_the_training_with_what_else_to_set(
+    spec: TrainSpec, events: Events
+) -> None:
+    def grow(_step: int, model: nn.Module) -> None:
+        with torch.no_grad():
+            next(model.parameters()).fill_(1e5)  # more than float16 can hold
+
+    assert train(replace(spec, use_amp=True, amp_dtype="float16"), grow) == 1
+    kind, message = events.error()
+    assert kind == "diverged"
+    assert message.endswith('or lower learning_rate further, or set amp_dtype to "bfloat16" or use_amp to false')
 
 
 def test_training_given_up_has_all_its_roll_backs_again_at_another_learning_rate_and_starts_at_that(
