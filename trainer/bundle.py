@@ -13,12 +13,12 @@ not on interruptions: so the bundle's hash is its data version.
 import ctypes
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import logging
 import os
 import pickle
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -171,7 +171,10 @@ def published(path: Path | str) -> Iterator[Path]:
     require_replaceable(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch, _locked(Path(scratch)):
+    with (
+        tempfile.TemporaryDirectory(prefix=_scratch_prefix(target), dir=target.parent) as scratch,
+        _locked(Path(scratch)),
+    ):
         draft = Path(scratch) / "draft"
         draft.mkdir()
         yield draft
@@ -190,8 +193,18 @@ def published(path: Path | str) -> Iterator[Path]:
         _fsync(target.parent)
 
 
+def _scratch_prefix(target: Path) -> str:
+    return f".{target.name}.~draft-"
+
+
+def _scratch_folders(target: Path) -> list[Path]:
+    """Those that `published` has made for `target`, and nobody else for anything else."""
+    own = re.compile(re.escape(_scratch_prefix(target)) + "[a-z0-9_]{8}")  # as `tempfile` makes names unique
+    return [path for path in target.parent.glob(".*") if own.fullmatch(path.name)]
+
+
 def _remove_abandoned(target: Path) -> None:
-    for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+    for left in _scratch_folders(target):
         with suppress(OSError), _locked(left):  # another process still writes there
             shutil.rmtree(left)
 
@@ -214,16 +227,22 @@ def require_replaceable(path: Path | str) -> None:
         BundleError: it does.
     """
     target = Path(path)
-    replaced = target.parent.glob(f".{glob.escape(target.name)}.*/{_REPLACED}")
-    if not target.exists() and (left := next(replaced, None)):
-        left.rename(target)
-        _fsync(target.parent)
-        shutil.rmtree(left.parent)
-        _logger.warning("bundle %s is put back: its replacement was cut off", target)
+    if not target.exists():
+        _put_back(target)
     if target.exists() and not target.is_dir():
         raise BundleError(f"{target} is a file, not a directory, so it is no bundle and is not replaced")
     if target.exists() and any(target.iterdir()) and not (target / SIDECAR_FILE).exists():
         raise BundleError(f"{target} holds files and no {SIDECAR_FILE}, so it is no bundle and is not replaced")
+
+
+def _put_back(target: Path) -> None:
+    for scratch in _scratch_folders(target):
+        with suppress(BlockingIOError, FileNotFoundError), _locked(scratch):  # another process is replacing it now
+            (scratch / _REPLACED).rename(target)
+            _fsync(target.parent)
+            shutil.rmtree(scratch)
+            _logger.warning("bundle %s is put back: its replacement was cut off", target)
+            return
 
 
 def _exchanged(one: Path, other: Path) -> bool:

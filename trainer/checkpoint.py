@@ -87,6 +87,10 @@ class CheckpointStore:
             _logger.warning("no checkpoint in %s is good: the training begins anew", self.folder)
         return None
 
+    def exist(self) -> bool:
+        """Whether there are any, good or bad."""
+        return bool(self._files("state"))
+
     def remove(self) -> None:
         """Delete all checkpoints: the bundle is published."""
         shutil.rmtree(self.folder, ignore_errors=True)

@@ -5,7 +5,6 @@ Two groups: gloo on CPU tensors for decisions, and one for gradients (`trainer.g
 
 import json
 import logging
-import multiprocessing
 import os
 import sys
 from collections.abc import Iterator
@@ -129,8 +128,6 @@ def has_left() -> bool:
 def end_process(status: int) -> NoReturn:
     """End a process that has not left its world: what Python does at the end closes the groups, which may wait for ever
     for a process that is dead or elsewhere."""
-    for child in multiprocessing.active_children():
-        child.kill()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -151,7 +148,10 @@ def agreed(world: World) -> Iterator[None]:
     told = world.gather(json.dumps([type(failure).__name__, str(failure)]) if failure else "")
     if first := next(filter(None, told), None):
         name, message = json.loads(first)
-        raise getattr(errors, name)(message) from failure
+        try:
+            raise getattr(errors, name)(message) from failure
+        finally:
+            failure = None  # or it holds this frame, which holds it: with all that the block made, until gc comes
 
 
 @contextmanager

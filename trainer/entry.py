@@ -6,11 +6,12 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from trainer.children import no_child_left
 from trainer.distributed import end_process, env_rank, has_left, joined_world
 from trainer.errors import EXIT_FAILURE, CollectiveError, Interrupted, TrainerError, TrainingFailure
 from trainer.gradients import with_gradient_group
 from trainer.job import run
-from trainer.report import Report, opened_report
+from trainer.report import LogSink, Report, opened_report
 from trainer.spec import TrainSpec
 from trainer.training import OnStep
 
@@ -25,8 +26,10 @@ def train(load_spec: Callable[[], TrainSpec], on_step: OnStep = lambda _step, _m
         on_step: as `trainer.job.run`.
     """
     try:
-        with opened_report(env_rank()) as report:
+        with no_child_left(), opened_report(env_rank()) as report:
             status = _reported_training(load_spec, report, on_step)
+    except TrainerError as error:  # of where it is to be reported
+        status = _reported(error, Report([LogSink()]))
     except Exception:
         if has_left():
             raise

@@ -10,6 +10,7 @@ import torch
 from trainer.dataset import Rows
 from trainer.distributed import World, agreed
 from trainer.errors import OutOfDeviceMemoryError, TrainingFailure
+from trainer.learner import amp_dtype
 from trainer.model import ModelConfig
 from trainer.outcome import EpochReport, Fitted
 from trainer.recovery import Adjustments, DivergenceFoundError, device_has_room_for, is_out_of_memory
@@ -49,7 +50,7 @@ def fit(
                 around.report.event("resumed", training.position())
             return training.finish()
         except DivergenceFoundError as found:
-            adjustments = adjustments.after_divergence(str(found))
+            adjustments = adjustments.after_divergence(str(found), amp_dtype(spec, world.device))
             kind, cure = "diverged", f"{found}; the learning rate is halved"
             with agreed(world):
                 if world.rank == 0:

@@ -1,7 +1,6 @@
 """One training from spec to published bundle."""
 
 import platform
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from trainer.fitting import fit
 from trainer.forecaster import Forecaster
 from trainer.frame import week_span
 from trainer.learner import amp_dtype
-from trainer.loading import Prepared, agreed_manifest, choose_loading, choose_workers, prepare
+from trainer.loading import Prepared, agreed_manifest, prepare, with_loading
 from trainer.model import model_config
 from trainer.outcome import EpochReport, Fitted
 from trainer.plots import write_plots
@@ -61,10 +60,8 @@ def run(spec: TrainSpec, world: World, report: Report, on_step: OnStep = lambda 
             code_hash=code_version(),
         )
         adjustments = adjustments_together(checkpoints.adjustments_file, world).for_learning_rate(spec.learning_rate)
-        loading = adjustments.loading or choose_loading(manifest, spec, world)
-        workers = adjustments.workers or choose_workers(loading, world)
-        adjustments = replace(adjustments, loading=loading, workers=workers)
-        data = prepare(manifest, spec, world, loading, workers)
+        adjustments = with_loading(adjustments, checkpoints, manifest, spec, world)
+        data = prepare(manifest, spec, world, adjustments.loading, adjustments.workers)
         with agreed(world):
             if world.rank == 0:
                 adjustments.save(checkpoints.adjustments_file)

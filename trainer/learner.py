@@ -42,6 +42,7 @@ class Learner:
             _recompute_blocks(self.model)
         self._parallel: nn.Module = self.model
         if world.size > 1:
+            world.barrier()  # of gloo, which tells if a process had no memory for its model; NCCL would wait for it
             self._parallel = DistributedDataParallel(self.model, process_group=world.gradients)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True

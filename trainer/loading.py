@@ -3,19 +3,20 @@
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import torch
 
+from trainer.checkpoint import CheckpointStore
 from trainer.dataset import Dataset, Rows
 from trainer.distributed import World, agreed
-from trainer.errors import FrameError
+from trainer.errors import CheckpointMismatchError, FrameError
 from trainer.frame import Manifest, read_frame, read_manifest
 from trainer.inputs import Encoder
 from trainer.machine import available_workers, free_memory
-from trainer.recovery import device_has_room_for
+from trainer.recovery import Adjustments, device_has_room_for
 from trainer.sampling import Batches, MemoryBatches
 from trainer.scanning import scan
 from trainer.spec import TrainSpec
@@ -50,6 +51,27 @@ def agreed_manifest(spec: TrainSpec, world: World) -> Manifest:
     if len(hashes := set(world.gather(manifest.content_hash))) > 1:
         raise FrameError(f"the processes see different frames: their content hashes are {', '.join(sorted(hashes))}")
     return manifest
+
+
+def with_loading(
+    kept: Adjustments, checkpoints: CheckpointStore, manifest: Manifest, spec: TrainSpec, world: World
+) -> Adjustments:
+    """Those kept, with how the frame is loaded: as before an interruption, if the spec does not say otherwise.
+
+    Raises:
+        CheckpointMismatchError: it does, and there are checkpoints, which go on in the other order of rows; on all
+            processes.
+    """
+    if kept.loading and spec.loading not in {"auto", kept.loading}:
+        with agreed(world):
+            if world.rank == 0 and checkpoints.exist():
+                raise CheckpointMismatchError(
+                    f'the checkpoints in {checkpoints.folder} are of a training with loading "{kept.loading}", and '
+                    f'that of the spec is "{spec.loading}": give back that loading, or remove the folder to begin anew'
+                )
+        kept = replace(kept, loading="", workers=0)
+    loading = kept.loading or choose_loading(manifest, spec, world)
+    return replace(kept, loading=loading, workers=kept.workers or choose_workers(loading, world))
 
 
 def choose_loading(manifest: Manifest, spec: TrainSpec, world: World) -> str:

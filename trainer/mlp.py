@@ -81,8 +81,13 @@ class EnsembleMLP(nn.Module):
         return x_MBH
 
     def _of_category(self, embedding_VU: Tensor, weight_MEH: Tensor, codes_B: Tensor) -> Tensor:
-        """An embedding is multiplied by its weights once per code where there are more rows than codes."""
-        once_per_code = len(embedding_VU) < len(codes_B)
+        """An embedding is multiplied by its weights once per code where that is faster and as exact.
+
+        That is on a CPU in float32, where there are more rows than codes. In 16 bits a code's gradient would be the sum
+        of 16-bit numbers, one for each of its rows; and on a GPU that sum would be in another order each time.
+        """
+        device = codes_B.device.type
+        once_per_code = device == "cpu" and not torch.is_autocast_enabled(device) and len(embedding_VU) < len(codes_B)
         if once_per_code:
             embedding_VU = torch.cat([embedding_VU[:1].detach(), embedding_VU[1:]])
         else:

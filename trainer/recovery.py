@@ -65,16 +65,21 @@ class Adjustments:
         rollbacks = self.rollbacks if learning_rate == self.learning_rate else 0
         return replace(self, learning_rate=learning_rate, rollbacks=rollbacks)
 
-    def after_divergence(self, reason: str) -> Self:
+    def after_divergence(self, reason: str, dtype: torch.dtype) -> Self:
         """For the next try at half the learning rate.
+
+        Args:
+            dtype: what was computed in; what overflows in float16 may do so at any learning rate.
 
         Raises:
             DivergedError: there were enough tries.
         """
         if self.rollbacks == MAX_ROLLBACKS:
+            otherwise = ', or set amp_dtype to "bfloat16" or use_amp to false' if dtype == torch.float16 else ""
             raise DivergedError(
                 f"{reason} once more after {MAX_ROLLBACKS} roll-backs, at {self.learning_rate_factor:g} times the "
                 "learning rate of the spec: look at the frame's extremes, or lower learning_rate further"
+                f"{otherwise}"
             )
         return replace(self, rollbacks=self.rollbacks + 1)
 

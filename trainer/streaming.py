@@ -9,12 +9,10 @@ Shapes: N rows, B rows of one process's share of a batch.
 """
 
 import math
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import resource_tracker
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from trainer.children import children_without_signals
 from trainer.dataset import Batch, ModelInputs, Rows
 from trainer.distributed import World
 from trainer.frame import Split, evenly_spaced, week_numbers
@@ -91,7 +90,7 @@ class StreamedBatches:
         """As `Batches.epoch`."""
         self._stream.set_epoch(epoch)
         device = self._world.device
-        with _children_without_signals() if self._loader.num_workers else nullcontext():
+        with children_without_signals() if self._loader.num_workers else nullcontext():
             samples = iter(self._loader)
         for (numeric_BF, codes_BC, history_BTH), target_B, weight_B in islice(
             samples, rows_done // self.batch_size, None
@@ -103,21 +102,6 @@ class StreamedBatches:
                 target=target_B.to(device, non_blocking=True),
                 weight=weight_B.to(device, non_blocking=True),
             )
-
-
-@contextmanager
-def _children_without_signals() -> Iterator[None]:
-    """Processes started here never hear SIGTERM and SIGINT, which torchrun and a terminal send to all of the group.
-
-    A loading process that died of one would end the training before it has saved its state. One whose training is gone
-    ends by itself. Blocked signals stay so in children, from their first moment; this process hears its own afterwards.
-    """
-    resource_tracker.ensure_running()  # of multiprocessing: where it still has to be started, that unblocks both
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @dataclass(kw_only=True, slots=True, frozen=True)

@@ -85,8 +85,9 @@ class TemporalFusionTransformer(nn.Module):
         past_BTD = past_BTD.unflatten(0, (rows, weeks))
         future_B1D = self.future_selection(self.future_projection(numeric_BF), c_BD["c_s"])[:, None]
         state = tuple(c_BD[name].expand(self.lstm_layers, -1, -1).contiguous() for name in ("c_h", "c_c"))
-        # cuDNN's LSTM would compute in float16 under autocast, even where bfloat16 is asked for.
-        with torch.autocast("cuda", enabled=False):
+        # Under autocast, cuDNN's LSTM would compute in float16 even where bfloat16 is asked for; and oneDNN has none in
+        # 16 bits for CPUs without instructions for them.
+        with torch.autocast(past_BTD.device.type, enabled=False):
             encoded_BTD, state = self.encoder(past_BTD.float(), tuple(each.float() for each in state))
             decoded_B1D, _ = self.decoder(future_B1D.float(), state)
         selected_BLD = torch.cat([past_BTD, future_B1D], dim=1)

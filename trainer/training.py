@@ -175,9 +175,12 @@ class Training:
 
     def _check_loss(self) -> None:
         """Look whether the mean loss since the last look is finite and has not exploded."""
-        (checked_rows, checked_sum), loss_sum = self._checked, self._loss_sum.item()
+        checked_rows, checked_sum = self._checked
         if self._rows_done == checked_rows:
             return
+        # A process whose device is full has left in the step before: gloo tells, where NCCL would wait for it.
+        self._world.barrier()
+        loss_sum = self._loss_sum.item()
         self._checked = (self._rows_done, loss_sum)
         mean = (loss_sum - checked_sum) / (self._rows_done - checked_rows)
         loss, trouble = self._world.total(np.array([mean, self.learner.trouble])) / self._world.size

@@ -1,6 +1,7 @@
 """What GPUs need of a training, shown without one."""
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from torch.utils._pytree import tree_leaves
 from trainer.dataset import Batch, Inputs, Rows
 from trainer.distributed import World
 from trainer.learner import Learner, amp_dtype
-from trainer.mlp import MLPConfig
+from trainer.mlp import EnsembleMLP, MLPConfig
 from trainer.recovery import Adjustments
 from trainer.sampling import MemoryBatches
 from trainer.spec import TrainSpec
 from trainer.tft import TemporalFusionTransformer, TFTConfig
 from trainer.usage import device_usage
 
-GPU = torch.device("cuda", 0)
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+ALONE = World(rank=0, size=1, device=CPU)
 SPEC = TrainSpec(frame_path="frame", model_output_dir="bundle")
 CONFIG = MLPConfig(numeric_width=3, category_sizes=(4,), embedding_dim=2, hidden_dims=(4,), members=2, dropout=0.0)
 
@@ -34,7 +36,7 @@ def batch(rows: int = 8) -> Batch:
 @pytest.fixture
 def learner() -> Learner:
     """One that has learned from a batch."""
-    learner = Learner(CONFIG, SPEC, World(rank=0, size=1, device=torch.device("cpu")), Adjustments())
+    learner = Learner(CONFIG, SPEC, ALONE, Adjustments())
     learner.step(batch(), 1e-2)
     return learner
 
@@ -97,7 +99,8 @@ def test_the_order_of_an_epoch_is_copied_to_the_device_once() -> None:
     assert copies.count == 1
 
 
-def test_the_lstm_of_a_tft_computes_in_float32_whatever_a_gpu_is_to_compute_in() -> None:
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_the_lstm_of_a_tft_computes_in_float32_whatever_the_device_is_to_compute_in(dtype: str) -> None:
     config = TFTConfig(
         numeric_width=3,
         category_sizes=(4,),
@@ -107,19 +110,46 @@ def test_the_lstm_of_a_tft_computes_in_float32_whatever_a_gpu_is_to_compute_in()
         lstm_layers=1,
         dropout=0.0,
     )
-    model = TemporalFusionTransformer(config)
+    learner = Learner(config, replace(SPEC, use_amp=True, amp_dtype=dtype), ALONE, Adjustments())
+    model = learner.model
+    assert isinstance(model, TemporalFusionTransformer)
     seen = []
     for lstm in (model.encoder, model.decoder):
         lstm.register_forward_pre_hook(
-            lambda _, inputs: seen.append((torch.is_autocast_enabled("cuda"), inputs[0].dtype))
+            lambda _, inputs: seen.append((torch.is_autocast_enabled("cpu"), inputs[0].dtype))
         )
-    was = torch.is_autocast_enabled("cuda")
-    torch.set_autocast_enabled("cuda", True)
-    try:
-        model(torch.ones(2, 3), torch.ones(2, 1, dtype=torch.int64), torch.ones(2, 5, 4))
-    finally:
-        torch.set_autocast_enabled("cuda", was)
+    numeric, codes, _ = batch().inputs
+    loss = learner.step(replace(batch(), inputs=(numeric, codes, torch.ones(8, 5, 4))), 1e-2)
     assert seen == [(False, torch.float32)] * 2
+    assert loss.isfinite()
+
+
+class Lookups(TorchDispatchMode):
+    """Keeps by what operation rows of a matrix are looked up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[tuple[str, torch.dtype]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in {torch.ops.aten.index_select.default, torch.ops.aten.embedding.default}:
+            self.called.append((func.name().removeprefix("aten::"), result.dtype))
+        return result
+
+
+@pytest.mark.parametrize(
+    ("device", "bits", "expected"), [(CPU, 32, "index_select"), (CPU, 16, "embedding"), (GPU, 32, "embedding")]
+)
+def test_gradients_of_codes_are_sums_of_float32_that_are_the_same_each_time(
+    device: torch.device, bits: int, expected: str
+) -> None:
+    model = EnsembleMLP(CONFIG)
+    tensors = (next(model.embeddings.parameters()).detach(), torch.ones(2, 2, 4), torch.ones(50, dtype=torch.int64))
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.autocast("cpu", enabled=bits == 16), Lookups() as lookups:
+        model._of_category(*(tensor.to(device) for tensor in tensors))
+    # The sum is in what was looked up; that of `index_select` on a GPU is in any order.
+    assert lookups.called == [(expected, torch.float32)]
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])

@@ -70,6 +70,47 @@ def test_what_a_killed_process_has_written_of_a_bundle_goes_with_the_next_one(tm
     assert {path.name for path in tmp_path.iterdir()} == {"another", "bundle"}
 
 
+def test_what_is_not_of_the_bundle_that_is_published_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.bundle._exchanged", lambda *_: False)
+    notes, other = tmp_path / ".model.notes", tmp_path / "v1.2"
+    for folder in (notes, other):
+        folder.mkdir()
+        write_sidecar(folder, {"of": folder.name})
+    replace_until(1, other)
+    assert not other.exists()
+    for name in ("model", "v1"):
+        require_replaceable(tmp_path / name)
+        assert not (tmp_path / name).exists()
+        with published(tmp_path / name) as draft:
+            write_sidecar(draft, {"of": name})
+    require_replaceable(other)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.notes", "model", "v1", "v1.2"]
+    for folder in tmp_path.iterdir():
+        assert read_sidecar(folder) == {"of": folder.name}
+
+
+def test_bundle_is_not_taken_from_a_living_process_that_is_replacing_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    write_sidecar(bundle, {"new": False})
+
+    def look_between_the_renames(*_: object) -> bool:
+        bundle.rename(next(tmp_path.glob(".*")) / "replaced")
+        require_replaceable(bundle)
+        assert not bundle.exists()
+        (next(tmp_path.glob(".*")) / "replaced").rename(bundle)
+        return False
+
+    monkeypatch.setattr("trainer.bundle._exchanged", look_between_the_renames)
+    with published(bundle) as draft:
+        write_sidecar(draft, {"new": True})
+    assert read_sidecar(bundle) == {"new": True}
+
+
 def test_what_a_living_process_writes_of_a_bundle_is_left_alone(tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     with published(bundle) as first, published(bundle) as second:

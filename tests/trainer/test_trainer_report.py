@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer.entry import train
 from trainer.errors import SpecError
 from trainer.progress import ProgressServer
 from trainer.pushgateway import Pushgateway
@@ -133,6 +134,15 @@ def test_pushgateway_that_is_none_stops_no_training(
 def test_pushgateway_must_be_an_http_url() -> None:
     with pytest.raises(SpecError, match="PROMETHEUS_PUSHGATEWAY_URL is 'file:///etc/passwd'"):
         Pushgateway("file:///etc/passwd")
+
+
+def test_pushgateway_without_a_scheme_is_a_mistake_of_the_caller_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PROMETHEUS_PUSHGATEWAY_URL", "pushgateway:9091")
+    assert train(lambda: pytest.fail("the training began")) == 2
+    told = "PROMETHEUS_PUSHGATEWAY_URL is 'pushgateway:9091'; allowed: an http or https URL"
+    assert capsys.readouterr().err == f"trainer: {told}\n"
 
 
 def test_other_processes_than_the_first_report_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

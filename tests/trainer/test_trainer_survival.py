@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
@@ -23,6 +24,10 @@ pytestmark = pytest.mark.usefixtures("no_pictures_and_no_fsync")
 def poison(model: nn.Module) -> None:
     with torch.no_grad():
         next(model.parameters()).fill_(float("nan"))
+
+
+def lose_the_machine() -> NoReturn:
+    raise OSError("the machine is gone")
 
 
 @pytest.mark.parametrize("step", [1, 17, 22, 33])
@@ -99,6 +104,31 @@ def test_checkpoint_of_another_spec_or_frame_is_refused_with_both_hashes(
     assert {event["kind"] for event in events.of("error")} == {"user_error"}
 
 
+def test_checkpoint_of_another_loading_than_the_spec_now_asks_for_is_refused_by_its_folder(
+    spec: TrainSpec, events: Events
+) -> None:
+    in_memory, streamed = replace(spec, loading="memory"), replace(spec, loading="stream")
+    assert train(in_memory, at_steps(2, do=terminate)) == 75
+    assert train(streamed) == 2
+    kind, message = events.error()
+    assert kind == "user_error"
+    assert message.startswith(
+        f'the checkpoints in {spec.model_output_dir}.checkpoints are of a training with loading "'
+    )
+    assert message.endswith('"stream": give back that loading, or remove the folder to begin anew')
+    assert train(spec) == 0
+
+
+def test_training_without_a_checkpoint_yet_is_loaded_as_the_spec_now_asks_for(
+    spec: TrainSpec, events: Events, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loading.available_workers", lambda: 0)
+    with pytest.raises(OSError, match="the machine is gone"):
+        train(replace(spec, loading="memory"), lambda *_: lose_the_machine())
+    assert train(replace(spec, loading="stream")) == 0
+    assert [event["loading"] for event in events.of("started")] == ["memory", "stream"]
+
+
 def test_what_a_recovery_changes_may_change_on_resume(spec: TrainSpec, events: Events) -> None:
     assert train(spec, at_steps(6, do=terminate)) == 75
     eased = replace(spec, batch_size=32, learning_rate=1e-3, accumulation_steps=2, gradient_checkpointing=True)
@@ -135,6 +165,20 @@ def test_loss_that_diverges_again_and_again_ends_the_training(spec: TrainSpec, e
     kind, message = events.error()
     assert kind == "diverged"
     assert "after 3 roll-backs, at 0.125 times the learning rate" in message
+    assert message.endswith("look at the frame's extremes, or lower learning_rate further")
+
+
+def test_what_overflows_in_float16_at_every_rate_ends_the_training_with_what_else_to_set(
+    spec: TrainSpec, events: Events
+) -> None:
+    def grow(_step: int, model: nn.Module) -> None:
+        with torch.no_grad():
+            next(model.parameters()).fill_(1e5)  # more than float16 can hold
+
+    assert train(replace(spec, use_amp=True, amp_dtype="float16"), grow) == 1
+    kind, message = events.error()
+    assert kind == "diverged"
+    assert message.endswith('or lower learning_rate further, or set amp_dtype to "bfloat16" or use_amp to false')
 
 
 def test_training_given_up_has_all_its_roll_backs_again_at_another_learning_rate_and_starts_at_that(
