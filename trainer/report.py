@@ -21,6 +21,7 @@ from typing import Any, Protocol
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR, PipesContext, open_dagster_pipes
 
+from trainer.errors import SpecError
 from trainer.progress import ProgressServer
 from trainer.pushgateway import Pushgateway
 
@@ -115,8 +116,14 @@ def _sinks(stack: ExitStack) -> Iterator[Sink]:
     if url := os.environ.get(PUSHGATEWAY_ENV_VAR):
         yield Pushgateway(url)
     if port := os.environ.get(PROGRESS_PORT_ENV_VAR):
-        termination_log = os.environ.get(TERMINATION_LOG_ENV_VAR, "/dev/termination-log")
-        yield stack.enter_context(ProgressServer(int(port), termination_log))
+        yield stack.enter_context(_progress_server(port))
+
+
+def _progress_server(port: str) -> ProgressServer:
+    try:
+        return ProgressServer(int(port), os.environ.get(TERMINATION_LOG_ENV_VAR, "/dev/termination-log"))
+    except (ValueError, OverflowError, OSError) as error:
+        raise SpecError(f"{PROGRESS_PORT_ENV_VAR} is {port!r}: progress cannot be served there ({error})") from error
 
 
 def _key_values(fields: Mapping[str, Any]) -> str:

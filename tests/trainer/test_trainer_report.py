@@ -145,6 +145,18 @@ def test_pushgateway_without_a_scheme_is_a_mistake_of_the_caller_told_in_one_lin
     assert capsys.readouterr().err == f"trainer: {told}\n"
 
 
+@pytest.mark.parametrize("given", ["abc", "100000", "taken"])
+def test_port_that_is_none_or_taken_is_a_mistake_of_the_caller_told_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: str
+) -> None:
+    with socket.create_server(("", 0)) as other:
+        port = str(other.getsockname()[1]) if given == "taken" else given
+        monkeypatch.setenv("TRAINER_PROGRESS_PORT", port)
+        assert train(lambda: pytest.fail("the training began")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"trainer: TRAINER_PROGRESS_PORT is '{port}': progress cannot be served there (")
+
+
 def test_other_processes_than_the_first_report_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRAINER_PROGRESS_PORT", "not a port")
     with opened_report(1) as report:
