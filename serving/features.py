@@ -92,6 +92,9 @@ class Features:
                     raise OnlineStoreUnavailableError(f"the feature registry does not answer: {error}") from error
                 except FeastObjectNotFoundException as error:
                     raise LookupError(f"{error}: apply the feature repository first") from error
+                except ValueError as error:
+                    # Feast writes one definition after the other: a service may ask for what its view does not have.
+                    raise LookupError(f"the feature definitions do not fit together just now: {error}") from error
             return self._readers[service]
 
     def _forget_readers(self) -> None:

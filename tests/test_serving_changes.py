@@ -179,6 +179,25 @@ def test_definitions_applied_anew_are_taken_up_without_a_restart(service: Servic
     assert ask(service, installation.keys).json() == right
 
 
+def test_a_view_that_lacks_what_its_service_asks_for_is_told_as_unavailable(
+    service: Service, installation: Installation
+) -> None:
+    """So it is for a moment while definitions are applied, one after the other."""
+    lacking = copy.copy(sales_history_features)
+    lacking.features = [field for field in sales_history_features.features if field.name != "month"]
+    with open_store(installation.settings) as store:
+        store.apply([lacking])
+        refused = ask(service, installation.keys)
+        apply_definitions(store)
+        materialize(store, installation.week)
+
+    assert (refused.status_code, refused.json()["detail"]) == (
+        503,
+        "the feature definitions are changing: try again in a moment",
+    )
+    service.until(lambda: ask(service, installation.keys).status_code == 200)
+
+
 def test_two_workers_answer_and_a_signal_lets_them_finish_what_they_have(installation: Installation) -> None:
     with serving(installation, workers=2) as service:
         with load(service, installation.keys, clients=6) as answers:
