@@ -54,8 +54,9 @@ def create_forecast_tables(table: str, settings: PostgresSettings) -> None:
     with adbc.connect(settings.url) as connection, connection.cursor() as cursor:
         # Keeps two transactions from creating a table at the same time.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext($1))", [table])
-        # The history came last. Even where there is nothing to change, ALTER TABLE waits for all who read the table,
-        # and all who come to read it wait for that.
+        # The history came last: where it is, the rest is as below, and what a later version adds is to be looked for
+        # here as well. For even where nothing is to be changed, ALTER TABLE waits for all who read the table, and all
+        # who come to read it wait for that.
         cursor.execute("SELECT to_regclass($1) IS NOT NULL", [f"{table}_history"])
         if cursor.fetchone() == (True,):
             return

@@ -22,6 +22,14 @@ from forecast_assets.trainjob.retention import Retention
 pytest_plugins = ["kubernetes_wire_fixtures"]
 
 
+def delete_while_its_pod_ends(platform: KubernetesPlatform, wire: Wire, cluster: Cluster, *, seconds: float) -> None:
+    """The job "a-job" is gone, and its pod takes so long to end."""
+    platform.submit(submission())
+    cluster.start("a-job")
+    wire.grace_seconds = seconds
+    wire.delete_job(NAMESPACE, "a-job")
+
+
 def test_deleting_returns_when_the_last_pod_is_gone(platform: KubernetesPlatform, wire: Wire, cluster: Cluster) -> None:
     platform.submit(submission())
     for pod in cluster.start("a-job", nodes=2):
@@ -38,10 +46,7 @@ def test_deleting_returns_when_the_last_pod_is_gone(platform: KubernetesPlatform
 def test_a_job_waits_for_the_pods_of_a_deleted_one_of_its_name(
     platform: KubernetesPlatform, wire: Wire, cluster: Cluster
 ) -> None:
-    platform.submit(submission())
-    cluster.start("a-job")
-    wire.grace_seconds = 0.3
-    wire.delete_job(NAMESPACE, "a-job")
+    delete_while_its_pod_ends(platform, wire, cluster, seconds=0.3)
 
     submitting = threading.Thread(target=platform.submit, args=(submission(),))
     submitting.start()
@@ -76,10 +81,7 @@ def test_of_two_that_clean_up_the_second_leaves_the_job_alone_that_has_been_star
 def test_a_job_that_another_starts_while_we_wait_for_its_forerunners_pods_is_left_to_be_adopted(
     platform: KubernetesPlatform, wire: Wire, cluster: Cluster
 ) -> None:
-    platform.submit(submission())
-    cluster.start("a-job")
-    wire.grace_seconds = 60
-    wire.delete_job(NAMESPACE, "a-job")
+    delete_while_its_pod_ends(platform, wire, cluster, seconds=60)
 
     threading.Timer(0.2, cluster.add_job, args=("a-job",)).start()
     with pytest.raises(AlreadySubmittedError):

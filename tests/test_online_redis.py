@@ -1,18 +1,12 @@
-"""Redis in front of PostgreSQL, against a real server that stops, comes back, and comes back with old data."""
+"""Redis in front of PostgreSQL, against a real server that stops and comes back."""
 
 import shutil
-import socket
-import subprocess
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from feast import FeatureService, FeatureStore, RepoConfig
-from feast.types import Float64, Int64
 from online_example import (
     EVERY_TYPE,
     FULL,
@@ -23,99 +17,21 @@ from online_example import (
     example_store,
     read,
     sizes,
-    store_entity,
-    view,
     write,
 )
 from psycopg_pool import ConnectionPool
+from redis_servers import PASSWORD, RedisServer
 
 from feature_repo import online_postgres
 from feature_repo.database import PostgresSettings
-from feature_repo.online_postgres import ChangedDefinitionError, OnlineStoreUnavailableError, PostgresRows
+from feature_repo.online_postgres import OnlineStoreUnavailableError
 from feature_repo.online_reader import OnlineReader
 from feature_repo.online_redis import RedisRows
 from feature_repo.store import open_store
 
+pytest_plugins = ["redis_fixtures"]
 pytest.importorskip("redis", reason="the extra 'redis' is not installed")
 pytestmark = pytest.mark.skipif(shutil.which("redis-server") is None, reason="no redis-server is installed")
-
-PASSWORD = "only-for-these-tests"  # noqa: S105
-
-
-@dataclass
-class RedisServer:
-    """A redis-server of the test's own on a free port, with its dump in a folder of its own."""
-
-    folder: Path
-    port: int
-    process: "subprocess.Popen[bytes] | None" = field(default=None)
-
-    @property
-    def url(self) -> str:
-        return f"redis://:{PASSWORD}@localhost:{self.port}/0"
-
-    def start(self) -> None:
-        options = ["--port", str(self.port), "--dir", str(self.folder), "--requirepass", PASSWORD, "--save", ""]
-        self.process = subprocess.Popen(["redis-server", *options], stdout=subprocess.DEVNULL)
-        for _ in range(100):
-            if self.answers():
-                return
-            time.sleep(0.05)
-        raise TimeoutError("redis-server did not start")
-
-    def stop(self, *, keep: bool = False) -> None:
-        """Kill it; ``keep`` saves its data first, which the next start loads."""
-        if self.process is not None:
-            if keep:
-                self.client().save()
-            self.process.kill()
-            self.process.wait()
-            self.process = None
-
-    def answers(self) -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("localhost", self.port)) == 0 and self.client().ping()
-
-    def client(self) -> Any:
-        import redis
-
-        return redis.Redis.from_url(self.url, single_connection_client=False)
-
-    def keys(self) -> list[bytes]:
-        with self.client() as client:
-            return list(client.scan_iter())
-
-
-@pytest.fixture
-def redis_server(tmp_path: Path) -> Iterator[RedisServer]:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    server = RedisServer(tmp_path, port)
-    server.start()
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def store(database: PostgresSettings, redis_server: RedisServer) -> Iterator[FeatureStore]:
-    options = {"redis_url": redis_server.url, "redis_timeout": 0.2, "redis_verify_seconds": 0.0}
-    with example_store(database, **options) as store:
-        yield store
-
-
-@pytest.fixture
-def postgres_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Grows with each read of rows from PostgreSQL."""
-    reads: list[int] = []
-    original = PostgresRows.read
-
-    def counted(self: PostgresRows, requests: Any) -> Any:
-        reads.append(1)
-        return original(self, requests)
-
-    monkeypatch.setattr(PostgresRows, "read", counted)
-    return reads
 
 
 def test_every_type_comes_back_from_redis_alone(store: FeatureStore, postgres_reads: list[int]) -> None:
@@ -180,74 +96,6 @@ def test_while_redis_is_away_postgresql_answers_and_then_redis_again(
     assert len(postgres_reads) == 3
 
 
-def test_redis_that_comes_back_with_old_values_is_not_believed(
-    store: FeatureStore, redis_server: RedisServer, postgres_reads: list[int]
-) -> None:
-    write(store, PER_STORE, {(1,): {"size": 5}, (2,): {"size": 50}})
-    redis_server.stop(keep=True)
-    write(store, PER_STORE, {(1,): {"size": 6}})
-    redis_server.start()
-    time.sleep(0.25)
-    assert len(redis_server.keys()) == 1
-
-    assert sizes(store, 1, 2) == [6, 50]
-    assert len(postgres_reads) == 1
-    assert sizes(store, 1, 2) == [6, 50]
-    assert len(postgres_reads) == 1
-
-
-def test_a_copy_whose_rows_vanish_before_they_are_shown_is_not_believed(
-    store: FeatureStore, redis_server: RedisServer, postgres_reads: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write(store, PER_STORE, {(1,): {"size": 5}})
-    original = RedisRows._stage
-
-    def vanishing(self: RedisRows, table: Any) -> tuple[str, str]:
-        version, staged = original(self, table)
-        with redis_server.client() as client:
-            assert client.delete(staged) == 1  # as when it expires or is evicted
-        return version, staged
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RedisRows, "_stage", vanishing)
-        write(store, PER_STORE, {(1,): {"size": 6}})
-        time.sleep(0.25)  # Redis is left alone for its time-out after a failure
-        assert (sizes(store, 1), len(postgres_reads)) == ([6], 1)
-
-    time.sleep(0.25)
-    assert (sizes(store, 1), len(postgres_reads)) == ([6], 2)
-    assert (sizes(store, 1), len(postgres_reads)) == ([6], 2)
-
-
-def test_rows_that_redis_evicts_are_not_taken_for_unknown_ones(store: FeatureStore, redis_server: RedisServer) -> None:
-    write(store, PER_STORE, {(1,): {"size": 5}})
-    with redis_server.client() as client:
-        assert client.delete(*client.scan_iter("*:rows")) == 1
-
-    assert sizes(store, 1) == [5]
-
-
-def test_a_view_without_rows_is_answered_by_redis(store: FeatureStore, postgres_reads: list[int]) -> None:
-    assert [sizes(store, 1) for _ in range(3)] == [[None]] * 3
-    assert len(postgres_reads) == 1
-
-
-def test_a_read_that_cannot_be_copied_is_answered(
-    database: PostgresSettings, redis_server: RedisServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    options = {"redis_url": redis_server.url, "statement_timeout": 0.2}
-    with example_store(database, **options) as store, psycopg.connect(database.url) as other:
-        write(store, PER_STORE, {(1,): {"size": 5}})
-        with redis_server.client() as client:
-            client.flushall()
-        other.execute("LOCK TABLE feast_online.materialized_versions")  # read by copies only
-
-        assert sizes(store, 1) == [5]
-
-    assert "did not answer in time" in caplog.text
-    assert redis_server.keys() == []
-
-
 def test_another_processs_write_is_seen_at_the_next_question(store: FeatureStore, database: PostgresSettings) -> None:
     store.config.online_store.redis_verify_seconds = 60.0
     write(store, PER_STORE, {(1,): {"size": 5}})
@@ -297,13 +145,6 @@ def test_what_is_done_together_is_seen_together(store: FeatureStore, monkeypatch
     assert seen() == ([6, 7], [6, 50])
 
 
-def test_an_older_value_reaches_neither(store: FeatureStore) -> None:
-    write(store, PER_STORE, {(1,): {"size": 5}})
-    write(store, PER_STORE, {(1,): {"size": 4}}, event=NOON.replace(year=2011))
-
-    assert sizes(store, 1) == [5]
-
-
 def test_redis_answers_while_postgresql_is_away(store: FeatureStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(online_postgres, "FIRST_DELAY", 0.01)
     write(store, PER_STORE, {(1,): {"size": 5}})
@@ -317,30 +158,6 @@ def test_redis_answers_while_postgresql_is_away(store: FeatureStore, monkeypatch
     assert sizes(store, 1) == [5]
     with pytest.raises(OnlineStoreUnavailableError, match="the server is away"):
         write(store, PER_STORE, {(1,): {"size": 6}})
-
-
-def test_a_changed_schema_is_another_copy(store: FeatureStore) -> None:
-    write(store, PER_STORE, {(1,): {"size": 5}})
-    store.apply([view("per_store", {"area": Float64, "size": Int64}, [store_entity])])
-
-    assert read(store, ["per_store:size", "per_store:area"], [{"store": 1}]) == {
-        "store": [1],
-        "size": [5],
-        "area": [None],
-    }
-
-
-def test_a_feature_that_is_another_now_is_not_copied_as_what_it_was(
-    store: FeatureStore, database: PostgresSettings
-) -> None:
-    store.apply([view("per_store", {"size": Int64, "area": Int64}, [store_entity])])
-    with open_store(database) as other:
-        other.apply([view("per_store", {"size": Int64, "area": Float64}, [store_entity])])
-        write(other, PER_STORE, {(1,): {"size": 5, "area": 0.5}})
-
-    assert sizes(store, 1) == [5], "what is still the same is read"
-    with pytest.raises(ChangedDefinitionError, match=r"area in .* is no longer a bigint"):
-        read(store, ["per_store:area"], [{"store": 1}])
 
 
 def test_the_reader_reads_redis_too(store: FeatureStore, postgres_reads: list[int]) -> None:
